@@ -1,0 +1,88 @@
+"""Oversubscription levels as exact ratios, and the exact numbers users write.
+
+Nothing here passes through a float: ``1.1`` is 11/10, ``4/3`` is four thirds, and a third of a
+GB is rounded up once, at the end.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from functools import lru_cache
+from math import ceil
+
+Level = Fraction
+"""vCPUs per CPU."""
+
+PREMIUM = Fraction(1)
+"""The level whose VMs own their CPUs."""
+
+MAX_LEVEL = 64
+MAX_DENOMINATOR = 1000
+MIB_PER_GB = 1024
+
+_DECIMAL = re.compile(r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+", re.ASCII)
+_RATIO = re.compile(r"([0-9]{1,9})/([0-9]{1,9})", re.ASCII)
+_LONGEST_NUMBER = 40  # characters; no size in use comes near, and int() is quadratic
+
+
+def parse_decimal(text: str) -> Fraction:
+    """The exact value of *text*: ASCII digits with at most one point.
+
+    Raises ValueError with a sentence for anything else (sign, exponent, underscore, other
+    scripts' digits, emptiness).
+    """
+    if len(text) > _LONGEST_NUMBER or not _DECIMAL.fullmatch(text):
+        shown = text if len(text) <= _LONGEST_NUMBER else text[:_LONGEST_NUMBER] + "…"
+        raise ValueError(f"{shown!r} is not a number; write digits with at most one point")
+    return Fraction(text + "0" if text.endswith(".") else text)
+
+
+@lru_cache(maxsize=1024)
+def parse_level(text: str) -> Level:
+    """The level written as ``2``, ``1.5`` or ``4/3``.
+
+    Raises ValueError with a sentence unless 1 ≤ level ≤ 64 with a denominator ≤ 1000.
+    """
+    ratio = _RATIO.fullmatch(text)
+    if ratio:
+        if int(ratio[2]) == 0:
+            raise ValueError(f"level {text!r} divides by zero; write it like 2, 1.5 or 4/3")
+        level = Fraction(int(ratio[1]), int(ratio[2]))
+    else:
+        level = parse_decimal(text)
+    check_level(level)
+    return level
+
+
+def check_level(level: Level) -> None:
+    """Raise ValueError unless *level* is one a host can sell."""
+    if not 1 <= level <= MAX_LEVEL:
+        raise ValueError(
+            f"level {format_level(level)} is out of range; levels go from 1 to {MAX_LEVEL} vCPUs per CPU"
+        )
+    if level.denominator > MAX_DENOMINATOR:
+        raise ValueError(
+            f"level {level} is too fine; its denominator may be at most {MAX_DENOMINATOR}"
+        )
+
+
+@lru_cache(maxsize=1024)
+def format_level(level: Level) -> str:
+    """How a level is printed: ``2.0`` or ``1.1`` if it is a finite decimal, else ``4/3``."""
+    rest, places = level.denominator, 0
+    twos = fives = 0
+    while rest % 2 == 0:
+        rest, twos = rest // 2, twos + 1
+    while rest % 5 == 0:
+        rest, fives = rest // 5, fives + 1
+    if rest != 1:
+        return f"{level.numerator}/{level.denominator}"
+    places = max(twos, fives, 1)
+    digits = str(level.numerator * 10**places // level.denominator).rjust(places + 1, "0")
+    return f"{digits[:-places]}.{digits[-places:]}"
+
+
+def gb_to_mib(gigabytes: Fraction) -> int:
+    """Whole MiB for an amount in GB (1 GB is 1024 MiB on the published routes), rounded up."""
+    return ceil(gigabytes * MIB_PER_GB)

@@ -1,0 +1,1 @@
+"""What talks to the world: files, ``/sys``, HTTP, libvirt."""

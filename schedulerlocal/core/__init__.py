@@ -1,0 +1,1 @@
+"""Pure decisions about one host: no clock, no files, no hypervisor."""
