@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
-from types import MappingProxyType
 
 from schedulercommon.levels import Level, check_level
 
@@ -14,7 +12,6 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
 MAX_VCPUS = 4096
 MAX_MEMORY_MIB = 1 << 30  # 1 PiB
 
-_NO_LABELS: Mapping[str, str] = MappingProxyType({})
 _AS_BOUGHT = Fraction(0)
 
 
@@ -37,7 +34,8 @@ class VmSpec:
     """vCPUs that can be plugged without a reboot; 0 stands for ``vcpus``."""
     max_memory_mib: int = 0
     """Memory at boot, the most the VM can ever be given; 0 stands for ``memory_mib``."""
-    labels: Mapping[str, str] = field(default=_NO_LABELS, hash=False)
+    labels: tuple[tuple[str, str], ...] = ()
+    """(key, value) pairs, ascending."""
     owner: str = ""
 
     def __post_init__(self) -> None:

@@ -1,0 +1,212 @@
+"""What a host has promised: a snapshot of its levels, their CPUs and their VMs.
+
+Snapshots are never changed; a decision makes the next one. Whatever can be derived from the
+promise is derived here, once per snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from schedulercommon.errors import UnknownVm
+from schedulercommon.levels import PREMIUM, Level, format_level
+from schedulercommon.model import HostStatus, LevelStatus, VmSpec
+from schedulercommon.sizing import cpus_needed
+from schedulerlocal.core.host import Host
+from schedulerlocal.core.topology import Cpus
+
+NodeMemory = tuple[tuple[int, int], ...]
+"""(NUMA node, MiB) pairs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vm:
+    """A VM with what the host counts for it."""
+
+    spec: VmSpec
+    vcpus: int
+    """Counted for sizing: what was asked, or more until a pending reboot."""
+    memory_mib: int
+    """Counted for admission: the boot maximum plus the overhead."""
+    memory_nodes: NodeMemory
+    """Where that memory is meant to be; sums to ``memory_mib``."""
+    foreign: bool = False
+    """Found without our metadata: counted, never touched."""
+    pinned: Cpus = ()
+    """For a foreign VM, the CPUs it was found pinned to."""
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+
+@dataclass(frozen=True, slots=True)
+class Subset:
+    """A level inside a host."""
+
+    cpus: Cpus = ()
+    """Owned, in order of arrival."""
+    vms: tuple[Vm, ...] = ()
+
+    @property
+    def vcpus(self) -> int:
+        return sum([vm.vcpus for vm in self.vms])
+
+    @property
+    def largest_vcpus(self) -> int:
+        return max([vm.vcpus for vm in self.vms], default=0)
+
+    def size(self, level: Level) -> int:
+        """CPUs this level must own by the sizing rule."""
+        return cpus_needed(self.vcpus, self.largest_vcpus, level)
+
+
+@dataclass(frozen=True)
+class HostState:
+    """A snapshot of one host; ``subsets`` is in ascending order of level."""
+
+    host: Host
+    subsets: Mapping[Level, Subset]
+    generation: int = 0
+
+    def with_subset(self, level: Level, subset: Subset) -> HostState:
+        """The next snapshot, in which *level* is *subset*; one without VMs is gone."""
+        subsets = dict(self.subsets)
+        fresh = level not in subsets
+        if subset.vms:
+            subsets[level] = subset
+            if fresh:
+                subsets = {each: subsets[each] for each in sorted(subsets)}
+        else:
+            subsets.pop(level, None)
+        return replace(self, subsets=subsets, generation=self.generation + 1)
+
+    def vms(self) -> Iterator[Vm]:
+        """All VMs, by level and then in order of arrival."""
+        for subset in self.subsets.values():
+            yield from subset.vms
+
+    @cached_property
+    def level_of(self) -> Mapping[str, Level]:
+        """The level each VM runs at, by name."""
+        return {vm.spec.name: level for level, subset in self.subsets.items() for vm in subset.vms}
+
+    def vm(self, name: str) -> Vm:
+        """The VM called *name*; raises UnknownVm."""
+        level = self.level_of.get(name)
+        if level is None:
+            raise UnknownVm(name)
+        return next(vm for vm in self.subsets[level].vms if vm.spec.name == name)
+
+    @cached_property
+    def allocated_cpus(self) -> int:
+        return sum([len(subset.cpus) for subset in self.subsets.values()])
+
+    @cached_property
+    def allocated_memory_mib(self) -> int:
+        return sum([vm.memory_mib for subset in self.subsets.values() for vm in subset.vms])
+
+    @property
+    def free_memory_mib(self) -> int:
+        """Negative on a host found over-committed."""
+        return self.host.memory_mib - self.allocated_memory_mib
+
+    @cached_property
+    def free_cpus(self) -> Cpus:
+        """CPUs no level owns, in topology order."""
+        owned: set[int] = set()
+        for subset in self.subsets.values():
+            owned.update(subset.cpus)
+        return tuple([cpu for cpu in self.host.topology.ids if cpu not in owned])
+
+    @cached_property
+    def lent_cpus(self) -> Cpus:
+        """Free CPUs that levels above 1 may borrow, in topology order.
+
+        A CPU whose sibling belongs to level 1 is not lent: a borrower on it would slow that
+        level down through the core they share.
+        """
+        rules = self.host.rules
+        if rules.smt_isolation or not rules.critical_size:
+            return ()
+        premium = self.subsets.get(PREMIUM)
+        if premium is None:
+            return self.free_cpus
+        core_of = self.host.topology.core_of
+        beside: set[int] = set()
+        for cpu in premium.cpus:
+            beside.update(core_of[cpu])
+        return tuple([cpu for cpu in self.free_cpus if cpu not in beside])
+
+    @cached_property
+    def reach(self) -> Mapping[Level, Cpus]:
+        """For each level the CPUs its VMs run on, ascending: its own and those it borrows."""
+        critical = self.host.rules.critical_size
+        return {
+            level: tuple(
+                sorted(subset.cpus + self.lent_cpus)
+                if level > 1 and len(subset.vms) < critical
+                else sorted(subset.cpus)
+            )
+            for level, subset in self.subsets.items()
+        }
+
+    @cached_property
+    def free_by_node(self) -> Mapping[int, int]:
+        """Memory not promised yet, MiB per NUMA node; negative where a node was overdrawn."""
+        free = dict(self.host.node_memory_mib)
+        for vm in self.vms():
+            for node, memory_mib in vm.memory_nodes:
+                free[node] -= memory_mib
+        return free
+
+
+def host_status(state: HostState, name: str, usage_ratio: float = 0.0) -> HostStatus:
+    """*state* as the global tier sees it."""
+    return HostStatus(
+        name=name,
+        generation=state.generation,
+        capacity_cpus=state.host.cpus,
+        capacity_memory_mib=state.host.memory_mib,
+        allocated_memory_mib=state.allocated_memory_mib,
+        levels=tuple(
+            LevelStatus(level, len(subset.cpus), subset.vcpus, subset.largest_vcpus)
+            for level, subset in state.subsets.items()
+        ),
+        usage_ratio=usage_ratio,
+    )
+
+
+def violations(state: HostState) -> list[str]:
+    """Sentences about every promise *state* breaks; none for a state our plans made."""
+    found: list[str] = []
+    host = state.host
+    owner: dict[int, Level] = {}
+    for level, subset in state.subsets.items():
+        label = format_level(level)
+        for cpu in subset.cpus:
+            if cpu not in host.topology.index:
+                found.append(f"level {label} owns CPU {cpu}, which the host does not have")
+            if cpu in owner:
+                found.append(f"CPU {cpu} is owned twice, by {format_level(owner[cpu])} and {label}")
+            owner[cpu] = level
+        size = subset.size(level)
+        if len(subset.cpus) < size:
+            found.append(f"level {label} owns {len(subset.cpus)} CPUs and needs {size}")
+        elif len(subset.cpus) > size and not host.rules.smt_isolation:
+            found.append(f"level {label} owns {len(subset.cpus)} CPUs, more than its {size}")
+        if not subset.vms:
+            found.append(f"level {label} has no VM and still exists")
+        for vm in subset.vms:
+            if sum(memory_mib for _, memory_mib in vm.memory_nodes) != vm.memory_mib:
+                found.append(f"the memory nodes of {vm.name} do not hold its {vm.memory_mib} MiB")
+            if vm.spec.runs_at != level:
+                found.append(f"{vm.name} is filed under level {label} and runs at another")
+    names = [vm.name for vm in state.vms()]
+    if len(names) != len(set(names)):
+        found.append("a VM's name is there twice")
+    if state.free_memory_mib < 0:
+        found.append(f"{-state.free_memory_mib} MiB more than the host has are promised")
+    return found
