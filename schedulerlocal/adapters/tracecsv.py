@@ -1,0 +1,227 @@
+"""Reading a monitoring trace, a timestamp at a time, in memory that does not grow with it.
+
+Most rows repeat what the timestamp before said but for the value: they are only cut at the
+fourth tab and looked up. A row never seen is checked field by field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import isfinite
+from pathlib import Path
+from typing import BinaryIO
+
+from schedulercommon.errors import TraceError
+from schedulercommon.levels import PREMIUM, format_level, parse_decimal, parse_level
+from schedulercommon.model import MAX_MEMORY_MIB, MAX_VCPUS
+from schedulerlocal.replay import Tick, VmRow
+
+COLUMNS = (
+    "tmp",
+    "rec",
+    "res",
+    "val",
+    "config",
+    "subset",
+    "vm_uuid",
+    "vm_cmn",
+    "sb_oc",
+    "sb_unused",
+    "sb_dsc",
+)
+HEADER = "\t".join(COLUMNS).encode() + b"\n"
+
+_BLOCK_BYTES = 1 << 20
+_LONGEST_LINE_BYTES = 1 << 22
+_RESOURCES = (b"cpu", b"mem")
+
+
+class TraceReader:
+    """The timestamps of the trace at *path*.
+
+    ``rows`` gives the meaning of the tails of the timestamp last read; ``bytes_read`` tells how
+    far reading is. Raises TraceError, naming the line, for whatever breaks the format.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: dict[bytes, VmRow] = {}
+        self.bytes_read = 0
+        self.duplicates = 0
+        """vm rows that repeat one of the same timestamp."""
+        self._labels: dict[bytes, str] = {}
+
+    def ticks(self) -> Iterator[tuple[Tick, dict[bytes, VmRow]]]:
+        try:
+            with self.path.open("rb") as file:
+                yield from self._ticks(file)
+        except OSError as problem:
+            raise TraceError(
+                f"cannot read the trace {self.path}: {problem.strerror}; name a monitoring CSV"
+            ) from problem
+
+    def _ticks(self, file: BinaryIO) -> Iterator[tuple[Tick, dict[bytes, VmRow]]]:
+        self._read_header(file.readline(_LONGEST_LINE_BYTES))
+        number = 1
+        tick: Tick | None = None
+        now = b""
+        now_s = float("-inf")
+        vm_rows = 0
+        known = self.rows
+        for block in iter(lambda: file.readlines(_BLOCK_BYTES), []):
+            if not block[-1].endswith(b"\n"):
+                block[-1] += b"\n"
+            for line in block:
+                number += 1
+                parts = line.split(b"\t", 4)
+                if parts[0] != now:
+                    if len(parts) < 5:
+                        raise self._broken(number, self._too_short(line))
+                    time_s = self._time_s(parts[0], number)
+                    if time_s < now_s:
+                        raise self._broken(
+                            number,
+                            f"time {_shown(parts[0])} comes after {_shown(now)};"
+                            " sort the trace by tmp",
+                        )
+                    if time_s > now_s:
+                        if tick is not None:
+                            self._finish(tick, vm_rows)
+                            yield tick, known
+                        tick, vm_rows = Tick(parts[0], number), 0
+                        now_s = time_s
+                    now = parts[0]
+                assert tick is not None
+                if len(parts) == 5 and parts[1] == b"vm":
+                    tail = parts[4]
+                    if tail not in known:
+                        known[tail] = self._vm_row(parts, number)
+                    vm_rows += 1
+                    if parts[2] == b"cpu":
+                        tick.cpu[tail] = line
+                    else:
+                        tick.mem[tail] = line
+                else:
+                    self._other_row(tick, parts, number)
+            self.bytes_read = file.tell()
+        if tick is None:
+            raise TraceError(
+                f"{self.path}: the trace has a header and no rows; record at least one timestamp"
+            )
+        self._finish(tick, vm_rows)
+        yield tick, known
+
+    def _read_header(self, line: bytes) -> None:
+        if not line:
+            raise TraceError(f"{self.path}: the trace is empty; name a monitoring CSV")
+        names = line.decode(errors="replace").strip("\r\n").lstrip("\ufeff").split("\t")
+        if tuple(names) != COLUMNS:
+            missing = [name for name in COLUMNS if name not in names]
+            what = (
+                f"lacks {', '.join(missing)}" if missing else "has other columns or another order"
+            )
+            raise self._broken(
+                1, f"the header {what}; it must be, tab separated: {' '.join(COLUMNS)}"
+            )
+
+    def _finish(self, tick: Tick, vm_rows: int) -> None:
+        """Forget the tails that *tick* does not have, once there are as many again."""
+        alive = len(tick.cpu) + len(tick.mem)
+        self.duplicates += vm_rows - alive
+        if len(self.rows) > 2 * alive + 4096:
+            kept = {tail: self.rows[tail] for tail in (*tick.cpu, *tick.mem)}
+            self.rows.clear()
+            self.rows.update(kept)
+
+    def _vm_row(self, parts: list[bytes], number: int) -> VmRow:
+        resource = parts[2]
+        if resource not in _RESOURCES:
+            raise self._broken(number, f"res is {_shown(resource)}; it must be cpu or mem")
+        fields = self._fields(parts, number)
+        size, _, uuid, name, level_text = fields[:5]
+        if uuid in ("", "None"):
+            raise self._broken(number, "vm_uuid is None in a vm row; give the VM's identity")
+        most = MAX_VCPUS if resource == b"cpu" else MAX_MEMORY_MIB
+        try:
+            amount = parse_decimal(size)
+            if amount.denominator != 1 or not 1 <= amount <= most:
+                raise ValueError
+        except ValueError:
+            unit = "vCPUs" if resource == b"cpu" else "MiB"
+            raise self._broken(
+                number, f"config is {size!r}; a vm {parts[2].decode()} row gives whole {unit} there"
+            ) from None
+        level = PREMIUM
+        if resource == b"cpu":
+            try:
+                level = parse_level(level_text)
+            except ValueError as problem:
+                raise self._broken(number, f"sb_oc: {problem}") from None
+        return VmRow(uuid, uuid if name in ("", "None") else name, int(amount), level, number)
+
+    def _other_row(self, tick: Tick, parts: list[bytes], number: int) -> None:
+        if len(parts) < 5:
+            raise self._broken(number, self._too_short(b"\t".join(parts)))
+        kind, resource, value = parts[1], parts[2], parts[3]
+        if resource not in _RESOURCES:
+            raise self._broken(number, f"res is {_shown(resource)}; it must be cpu or mem")
+        if parts[4].count(b"\t") != 6:
+            self._fields(parts, number)
+        if kind == b"global":
+            tick.usage[resource, "global"] = value
+            return
+        if kind != b"subset":
+            raise self._broken(number, f"rec is {_shown(kind)}; it must be global, subset or vm")
+        written = parts[4].split(b"\t", 2)[1]
+        label = self._labels.get(written)
+        if label is None:
+            label = self._labels[written] = self._subset_label(written, number)
+        tick.usage[resource, label] = value
+
+    def _subset_label(self, written: bytes, number: int) -> str:
+        """``subset-2.0`` for ``subset-2``, however the level was written."""
+        text = written.decode(errors="replace")
+        if len(self._labels) > 4096:
+            raise self._broken(number, "the trace names more than 4096 subsets; check its columns")
+        try:
+            return f"subset-{format_level(parse_level(text.removeprefix('subset-')))}"
+        except ValueError as problem:
+            raise self._broken(number, f"subset is {text[:40]!r}: {problem}") from None
+
+    def _fields(self, parts: list[bytes], number: int) -> list[str]:
+        """The columns from config on; raises TraceError unless all are there and readable."""
+        try:
+            fields = parts[4].decode().rstrip("\r\n").split("\t")
+        except UnicodeDecodeError:
+            raise self._broken(number, "it is not UTF-8 text; save the trace as UTF-8") from None
+        if len(fields) != len(COLUMNS) - 4:
+            raise self._broken(
+                number,
+                f"it has {len(fields) + 4} columns and needs {len(COLUMNS)};"
+                " write None where there is nothing to say",
+            )
+        return fields
+
+    def _time_s(self, text: bytes, number: int) -> float:
+        try:
+            if not text or text != text.strip() or b"_" in text:
+                raise ValueError
+            time_s = float(text)
+        except ValueError:
+            time_s = float("nan")
+        if not isfinite(time_s):
+            raise self._broken(number, f"tmp is {_shown(text)}; it must be a number of seconds")
+        return time_s
+
+    def _too_short(self, line: bytes) -> str:
+        if not line.strip():
+            return "it is blank; remove it"
+        have = line.count(b"\t") + 1
+        return f"it has {have} columns and needs {len(COLUMNS)}; the line is cut short, complete it"
+
+    def _broken(self, number: int, what: str) -> TraceError:
+        return TraceError(f"{self.path}, line {number}: {what}")
+
+
+def _shown(text: bytes) -> str:
+    return repr(text[:40].decode(errors="replace"))

@@ -1,0 +1,237 @@
+"""Replaying a monitoring trace: what would this host have decided, VM by VM?
+
+A VM is deployed at the first timestamp that shows it and removed at the first that no longer
+does; a changed size is a resize; a VM sold at another level is a new one. A timestamp's removals
+come before its resizes, those before its deploys. A refusal is reported once, not retried, and
+the VM left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from schedulercommon.errors import TraceError
+from schedulercommon.levels import Level, format_level
+from schedulercommon.model import Rejection, VmSpec
+from schedulerlocal.core.planner import plan_deploy, plan_remove, plan_resize
+from schedulerlocal.core.state import HostState
+from schedulerlocal.core.steps import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class VmRow:
+    """What a vm row says that rarely changes."""
+
+    uuid: str
+    name: str
+    size: int
+    """vCPUs or MiB."""
+    level: Level
+    line: int
+    """Where it was first seen."""
+
+
+@dataclass(slots=True)
+class Tick:
+    """All rows of one timestamp.
+
+    A vm row is kept as read, under its *tail*: what follows its value. Tails repeat from one
+    timestamp to the next, so that a timestamp like the one before is known by comparing keys.
+    """
+
+    time: bytes
+    """As written."""
+    line: int
+    """Of its first row."""
+    cpu: dict[bytes, bytes] = field(default_factory=dict)
+    mem: dict[bytes, bytes] = field(default_factory=dict)
+    usage: dict[tuple[bytes, str], bytes] = field(default_factory=dict)
+    """Value of the other rows, as written, by resource and ``global`` or the subset's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A deploy or resize that did not fit."""
+
+    time: str
+    action: str
+    """``deploy`` or ``resize``."""
+    uuid: str
+    name: str
+    vcpus: int
+    memory_mib: int
+    level: Level
+    rejection: Rejection
+
+
+@dataclass(slots=True)
+class Presence:
+    """A VM the trace shows at the moment."""
+
+    cpu: VmRow
+    cpu_tail: bytes
+    mem: VmRow | None = None
+    mem_tail: bytes = b""
+    accepted: bool = False
+
+
+@dataclass(slots=True)
+class Totals:
+    """What a replay adds up to."""
+
+    ticks: int = 0
+    deploys: int = 0
+    removes: int = 0
+    resizes: int = 0
+    refusals: int = 0
+    peak_cpus: int = 0
+    peak_memory_mib: int = 0
+    peak_vms: int = 0
+    peak_by_level: dict[Level, tuple[int, int, int]] = field(default_factory=dict)
+    """VMs, vCPUs and CPUs owned, each at its own peak."""
+
+
+class Replay:
+    """One pass over a trace; ``state`` is the host after the last timestamp taken in."""
+
+    def __init__(self, state: HostState) -> None:
+        self.state = state
+        self.present: dict[str, Presence] = {}
+        self.version = 0
+        """Rises whenever who is present, or what they hold, changes."""
+        self.totals = Totals()
+        self.warnings: dict[str, str] = {}
+        """The first of each kind."""
+        self._cpu: dict[bytes, bytes] = {}
+        self._mem: dict[bytes, bytes] = {}
+
+    def take_in(self, tick: Tick, rows: dict[bytes, VmRow]) -> list[Refusal]:
+        """Decide what *tick* asks for; *rows* gives the meaning of its tails.
+
+        Raises TraceError where a VM's memory is nowhere to be found.
+        """
+        self.totals.ticks += 1
+        self._check_subset_rows(tick)
+        if tick.cpu.keys() == self._cpu.keys() and tick.mem.keys() == self._mem.keys():
+            self._cpu, self._mem = tick.cpu, tick.mem
+            return []
+        gone, changed, new = self._differences(tick, rows)
+        self._cpu, self._mem = tick.cpu, tick.mem
+        for uuid in gone:
+            self._remove(uuid)
+        time = tick.time.decode()
+        refusals = [self._resize(time, self.present[uuid]) for uuid in changed]
+        refusals += [self._deploy(time, presence) for presence in new]
+        self.version += 1
+        self._count()
+        found = [refusal for refusal in refusals if refusal]
+        self.totals.refusals += len(found)
+        return found
+
+    def _differences(
+        self, tick: Tick, rows: dict[bytes, VmRow]
+    ) -> tuple[list[str], list[str], list[Presence]]:
+        """Who left, who may have another size, and who came, each in the order of the rows."""
+        shown = {rows[tail].uuid: tail for tail in tick.cpu}
+        memory = {rows[tail].uuid: tail for tail in tick.mem}
+        if len(shown) < len(tick.cpu) or len(memory) < len(tick.mem):
+            self.warn(
+                "twice",
+                f"line {tick.line}: the timestamp {tick.time.decode()} shows a VM in two sizes;"
+                " the last row counts, keep one",
+            )
+        gone = [
+            uuid
+            for uuid, presence in self.present.items()
+            if uuid not in shown or rows[shown[uuid]].level != presence.cpu.level
+        ]
+        left = set(gone)
+        changed: list[str] = []
+        new: list[Presence] = []
+        for uuid, tail in shown.items():
+            presence = None if uuid in left else self.present.get(uuid)
+            if presence is None:
+                presence = Presence(rows[tail], tail)
+                new.append(presence)
+            elif presence.cpu_tail != tail or presence.mem_tail != memory.get(uuid):
+                presence.cpu, presence.cpu_tail = rows[tail], tail
+                changed.append(uuid)
+            if uuid in memory:
+                presence.mem, presence.mem_tail = rows[memory[uuid]], memory[uuid]
+        return gone, changed, new
+
+    def _remove(self, uuid: str) -> None:
+        if self.present.pop(uuid).accepted:
+            self.state = plan_remove(self.state, uuid).after
+            self.totals.removes += 1
+
+    def _resize(self, time: str, presence: Presence) -> Refusal | None:
+        mem = presence.mem
+        if not presence.accepted or mem is None:
+            return None
+        vm = self.state.vm(presence.cpu.uuid)
+        if (vm.spec.vcpus, vm.spec.memory_mib) == (presence.cpu.size, mem.size):
+            return None
+        outcome = plan_resize(self.state, presence.cpu.uuid, presence.cpu.size, mem.size)
+        if isinstance(outcome, Plan):
+            self.state = outcome.after
+            self.totals.resizes += 1
+            return None
+        return _refusal(time, "resize", presence.cpu, mem, outcome)
+
+    def _deploy(self, time: str, presence: Presence) -> Refusal | None:
+        cpu, mem = presence.cpu, presence.mem
+        if mem is None:
+            raise TraceError(
+                f"line {cpu.line}: VM {cpu.name} appears at {time} s without a vm mem row;"
+                " add one that gives its MiB under config"
+            )
+        self.present[cpu.uuid] = presence
+        spec = VmSpec(name=cpu.uuid, vcpus=cpu.size, memory_mib=mem.size, level=cpu.level)
+        outcome = plan_deploy(self.state, spec)
+        if isinstance(outcome, Rejection):
+            return _refusal(time, "deploy", cpu, mem, outcome)
+        presence.accepted = True
+        self.state = outcome.after
+        self.totals.deploys += 1
+        return None
+
+    def _check_subset_rows(self, tick: Tick) -> None:
+        for level in self.state.subsets:
+            label = f"subset-{format_level(level)}"
+            if (b"cpu", label) not in tick.usage and tick.cpu:
+                self.warn(
+                    label,
+                    f"line {tick.line}: the timestamp {tick.time.decode()} has no {label} cpu row;"
+                    " its usage is written as None, add the row if it was recorded",
+                )
+
+    def warn(self, kind: str, sentence: str) -> None:
+        """Keep *sentence* unless there is one of that kind already."""
+        self.warnings.setdefault(kind, sentence)
+
+    def _count(self) -> None:
+        totals, state = self.totals, self.state
+        totals.peak_cpus = max(totals.peak_cpus, state.allocated_cpus)
+        totals.peak_memory_mib = max(totals.peak_memory_mib, state.allocated_memory_mib)
+        totals.peak_vms = max(totals.peak_vms, len(state.level_of))
+        for level, subset in state.subsets.items():
+            vms, vcpus, cpus = totals.peak_by_level.get(level, (0, 0, 0))
+            totals.peak_by_level[level] = (
+                max(vms, len(subset.vms)),
+                max(vcpus, subset.vcpus),
+                max(cpus, len(subset.cpus)),
+            )
+
+
+def replay(
+    ticks: Iterable[tuple[Tick, dict[bytes, VmRow]]], into: Replay
+) -> Iterable[tuple[Tick, list[Refusal]]]:
+    """Each timestamp with what was refused at it, *into* having taken it in."""
+    for tick, rows in ticks:
+        yield tick, into.take_in(tick, rows)
+
+
+def _refusal(time: str, action: str, cpu: VmRow, mem: VmRow, rejection: Rejection) -> Refusal:
+    return Refusal(time, action, cpu.uuid, cpu.name, cpu.size, mem.size, cpu.level, rejection)

@@ -1,0 +1,142 @@
+"""``python -m schedulerlocal --load=TRACE``: replays a trace, shows progress, sums up."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from schedulercommon.errors import OutputError, TraceError
+from schedulercommon.levels import format_level
+from schedulerlocal.adapters.monitoringcsv import MonitoringWriter, RefusalWriter, WholeRecords
+from schedulerlocal.adapters.topologyjson import write_topology
+from schedulerlocal.adapters.tracecsv import TraceReader
+from schedulerlocal.core.host import Host
+from schedulerlocal.core.state import HostState
+from schedulerlocal.replay import Refusal, Replay
+
+_SHOW_EVERY = 16  # timestamps between two looks at the progress bar
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayFiles:
+    """Where a replay reads and writes."""
+
+    trace: Path
+    output: Path
+    write: bool
+    """Whether the monitoring CSV, the refusals and the topology are written."""
+
+
+def run_replay(host: Host, files: ReplayFiles) -> None:
+    """Replay, report every refusal on standard output as it happens, and sum up.
+
+    Raises TraceError and OutputError. An interrupt leaves outputs that end with a whole
+    timestamp, says so, and is raised on.
+    """
+    reader = TraceReader(files.trace)
+    replay = Replay(HostState(host, {}))
+    reached = "the first timestamp"
+    out = Console(highlight=False, soft_wrap=True)
+    aside = Console(highlight=False, soft_wrap=True, stderr=True)
+    try:
+        with ExitStack() as stack:
+            bar = stack.enter_context(_progress())
+            task = bar.add_task(f"replaying {files.trace.name}", total=_size_bytes(files.trace))
+            monitoring, refused = _writers(stack, host, files, replay)
+            for tick, rows in reader.ticks():
+                refusals = replay.take_in(tick, rows)
+                if monitoring is not None:
+                    monitoring.write(tick)
+                for refusal in refusals:
+                    out.print(_sentence(refusal), markup=False)
+                    if refused is not None:
+                        refused.write(refusal)
+                reached = tick.time.decode()
+                if replay.totals.ticks % _SHOW_EVERY == 0:
+                    bar.update(task, completed=reader.bytes_read)
+            bar.update(task, completed=reader.bytes_read)
+    except KeyboardInterrupt:
+        kept = f"; {files.output}/ holds everything up to there" if files.write else ""
+        aside.print(f"interrupted at {reached} s of the trace{kept}", markup=False)
+        raise
+    if reader.duplicates:
+        replay.warn(
+            "repeated",
+            f"{files.trace}: {reader.duplicates} vm rows repeat another of the same timestamp;"
+            " the last counts",
+        )
+    for sentence in replay.warnings.values():
+        aside.print(f"warning: {sentence}", markup=False)
+    _sum_up(out, replay, files)
+
+
+def _writers(
+    stack: ExitStack, host: Host, files: ReplayFiles, replay: Replay
+) -> tuple[MonitoringWriter | None, RefusalWriter | None]:
+    if not files.write:
+        return None, None
+    target = files.output / "monitoring.csv"
+    if target.exists() and files.trace.exists() and target.samefile(files.trace):
+        raise OutputError(
+            f"the replay of {files.trace} would overwrite it; choose another folder with --output"
+        )
+    monitoring = stack.enter_context(WholeRecords(target))
+    refused = stack.enter_context(WholeRecords(files.output / "rejections.csv"))
+    write_topology(files.output / "topology_local.json", host.topology)
+    return MonitoringWriter(monitoring, replay), RefusalWriter(refused)
+
+
+def _progress() -> Progress:
+    """On standard error, and only where somebody watches."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
+
+
+def _size_bytes(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError as problem:
+        raise TraceError(
+            f"cannot read the trace {path}: {problem.strerror}; name a monitoring CSV"
+        ) from problem
+
+
+def _sentence(refusal: Refusal) -> str:
+    return (
+        f"{refusal.time} s: {refusal.action} of {refusal.name} refused"
+        f" ({refusal.vcpus} vCPUs at {format_level(refusal.level)}, {refusal.memory_mib} MiB):"
+        f" {refusal.rejection.sentence}"
+    )
+
+
+def _sum_up(out: Console, replay: Replay, files: ReplayFiles) -> None:
+    totals, host = replay.totals, replay.state.host
+    table = Table(title=f"Replay of {files.trace}", title_justify="left")
+    table.add_column("level")
+    for name in ("peak VMs", "peak vCPUs sold", "peak CPUs owned"):
+        table.add_column(name, justify="right")
+    for level, peaks in sorted(totals.peak_by_level.items()):
+        table.add_row(format_level(level), *map(str, peaks))
+    out.print(table)
+    out.print(
+        f"{totals.ticks} timestamps; {totals.deploys} deploys, {totals.removes} removes,"
+        f" {totals.resizes} resizes, {totals.refusals} refused\n"
+        f"at most {totals.peak_vms} VMs, {totals.peak_cpus} of {host.cpus} CPUs and"
+        f" {totals.peak_memory_mib} of {host.memory_mib} MiB allocated",
+        markup=False,
+    )
+    if files.write:
+        out.print(f"written: {files.output}/monitoring.csv, {files.output}/rejections.csv")
