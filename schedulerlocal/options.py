@@ -29,10 +29,10 @@ def exit_code(command: Callable[[Sequence[str]], None], arguments: Sequence[str]
         command(arguments)
         sys.stdout.flush()
     except UsageError as problem:
-        print(problem, file=sys.stderr)
+        sys.stderr.write(f"{problem}\n")
         return WRONG_USAGE
     except VmStackError as problem:
-        print(problem, file=sys.stderr)
+        sys.stderr.write(f"{problem}\n")
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
