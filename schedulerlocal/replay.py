@@ -36,8 +36,8 @@ class VmRow:
 class Tick:
     """All rows of one timestamp.
 
-    A vm row is kept as read, under its *tail*: what follows its value. Tails repeat from one
-    timestamp to the next, so that a timestamp like the one before is known by comparing keys.
+    A vm row is kept as read, under its *tail*: what follows its value, tab included. Tails
+    repeat from one timestamp to the next, so that one like the one before is known by its keys.
     """
 
     time: bytes
@@ -48,6 +48,8 @@ class Tick:
     mem: dict[bytes, bytes] = field(default_factory=dict)
     usage: dict[tuple[bytes, str], bytes] = field(default_factory=dict)
     """Value of the other rows, as written, by resource and ``global`` or the subset's name."""
+    others: int = 0
+    """Rows that are not a VM's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,24 +143,26 @@ class Replay:
                 f"line {tick.line}: the timestamp {tick.time.decode()} shows a VM in two sizes;"
                 " the last row counts, keep one",
             )
-        gone = [
-            uuid
-            for uuid, presence in self.present.items()
-            if uuid not in shown or rows[shown[uuid]].level != presence.cpu.level
-        ]
-        left = set(gone)
+        gone = [uuid for uuid in self.present if uuid not in shown]
         changed: list[str] = []
         new: list[Presence] = []
         for uuid, tail in shown.items():
-            presence = None if uuid in left else self.present.get(uuid)
-            if presence is None:
-                presence = Presence(rows[tail], tail)
-                new.append(presence)
-            elif presence.cpu_tail != tail or presence.mem_tail != memory.get(uuid):
-                presence.cpu, presence.cpu_tail = rows[tail], tail
+            presence = self.present.get(uuid)
+            mem_tail = memory.get(uuid, b"")
+            if presence and presence.cpu_tail == tail and presence.mem_tail == mem_tail:
+                continue
+            row = rows[tail]
+            if presence and presence.cpu.level == row.level:
+                presence.cpu, presence.cpu_tail = row, tail
                 changed.append(uuid)
-            if uuid in memory:
-                presence.mem, presence.mem_tail = rows[memory[uuid]], memory[uuid]
+            else:
+                if presence:
+                    gone.append(uuid)
+                presence = Presence(row, tail)
+                new.append(presence)
+            presence.mem_tail = mem_tail
+            if mem_tail:
+                presence.mem = rows[mem_tail]
         return gone, changed, new
 
     def _remove(self, uuid: str) -> None:

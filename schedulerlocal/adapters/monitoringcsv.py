@@ -7,17 +7,18 @@ level is composed once per change of the host.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
 from schedulercommon.errors import OutputError
 from schedulercommon.levels import Level, format_level
+from schedulercommon.model import VmSpec
 from schedulerlocal.adapters.tracecsv import HEADER
 from schedulerlocal.core.cpulist import format_cpulist
 from schedulerlocal.core.state import HostState, Subset
-from schedulerlocal.replay import Refusal, Replay, Tick
+from schedulerlocal.replay import Presence, Refusal, Replay, Tick
 
 REFUSAL_COLUMNS = (
     "tmp",
@@ -32,6 +33,7 @@ REFUSAL_COLUMNS = (
     "free",
 )
 _NOTHING = b"None"
+_KEPT_TAILS = 4096
 
 
 class WholeRecords:
@@ -81,6 +83,17 @@ class WholeRecords:
         )
 
 
+@dataclass(slots=True)
+class _LevelRows:
+    """What is written for a level as long as its VMs are the same."""
+
+    subset: Subset
+    names: str
+    shown: list[tuple[Presence, VmSpec]]
+    tail: bytes = b""
+    tails: list[bytes] = field(default_factory=list)
+
+
 class MonitoringWriter:
     """Writes what *replay* decided, timestamp by timestamp, to *file*."""
 
@@ -88,14 +101,16 @@ class MonitoringWriter:
         self._file = file
         self._replay = replay
         self._version = -1
-        self._levels: list[tuple[bytes, bytes, list[bytes]]] = []
+        self._levels: dict[Level, _LevelRows] = {}
         self._memory_tail = b""
         self._mem_tails: list[bytes] = []
         self._rewritten: dict[bytes, bytes] = {}
+        self._written: dict[bytes, tuple[int, bytes]] = {}
+        """By tail, the size it was last compared with and what it is to be written as."""
         host = replay.state.host
         empty = b"\tNone" * 6 + b"\n"
-        self._cpu_total = b"%d%s" % (host.cpus, empty)
-        self._mem_total = b"%d%s" % (host.memory_mib, empty)
+        self._cpu_total = b"\t%d%s" % (host.cpus, empty)
+        self._mem_total = b"\t%d%s" % (host.memory_mib, empty)
         file.write(HEADER)
 
     def write(self, tick: Tick) -> None:
@@ -104,9 +119,10 @@ class MonitoringWriter:
             self._compose()
         time, usage = tick.time, tick.usage
         rows = [_row(time, b"global", b"cpu", usage, "global", self._cpu_total)]
-        for label, tail, tails in self._levels:
-            rows.append(_row(time, b"subset", b"cpu", usage, label.decode(), tail))
-            self._vm_rows(rows, time, b"cpu", tick.cpu, tails)
+        for level, of_level in self._levels.items():
+            label = f"subset-{format_level(level)}"
+            rows.append(_row(time, b"subset", b"cpu", usage, label, of_level.tail))
+            self._vm_rows(rows, time, b"cpu", tick.cpu, of_level.tails)
         rows.append(_row(time, b"global", b"mem", usage, "global", self._mem_total))
         if self._levels:
             rows.append(_row(time, b"subset", b"mem", usage, "subset-1.0", self._memory_tail))
@@ -122,49 +138,67 @@ class MonitoringWriter:
         tails: list[bytes],
     ) -> None:
         rewritten = self._rewritten
+        if not rewritten:
+            # the ordinary case: nothing but lookups
+            rows.extend([read[tail] for tail in tails if tail in read])
+            return
         for tail in tails:
             line = read.get(tail)
             if line is None:
                 continue
             if tail in rewritten:
                 value = line.split(b"\t", 4)[3]
-                line = b"\t".join((time, b"vm", resource, value, rewritten[tail]))
+                line = b"\t".join((time, b"vm", resource, value)) + rewritten[tail]
             rows.append(line)
 
     def _compose(self) -> None:
         """Everything that stays the same until the replay's next change."""
-        state, present = self._replay.state, self._replay.present
+        state = self._replay.state
         self._version = self._replay.version
-        self._levels, self._mem_tails, self._rewritten = [], [], {}
+        self._rewritten, self._mem_tails = {}, []
+        before, self._levels = self._levels, {}
         for level, subset in state.subsets.items():
-            label = f"subset-{format_level(level)}"
-            tails = []
-            for vm in subset.vms:
-                shown = present[vm.name]
-                tails.append(shown.cpu_tail)
-                ends = (vm.name, shown.cpu.name, format_level(level), "None", "None\n")
-                self._as_decided(shown.cpu_tail, vm.spec.vcpus, label, ends)
-                if shown.mem is not None:
-                    self._mem_tails.append(shown.mem_tail)
-                    ends = (vm.name, shown.cpu.name, "1", "None", "None\n")
-                    self._as_decided(shown.mem_tail, vm.spec.memory_mib, "subset-1", ends)
-            tail = _level_tail(
-                state, level, subset, [present[vm.name].cpu.name for vm in subset.vms]
-            )
-            self._levels.append((label.encode(), tail, tails))
+            kept = before.get(level)
+            level_rows = kept if kept and kept.subset is subset else self._level_rows(subset)
+            self._levels[level] = level_rows
+            level_rows.tail = _level_tail(state, level, subset, level_rows.names)
+            self._follow(level_rows, format_level(level))
         by_node: dict[str, int] = {}
         for vm in state.vms():
             for node, memory_mib in vm.memory_nodes:
                 by_node[str(node)] = by_node.get(str(node), 0) + memory_mib
         about = _compact({"nodes": by_node})
         self._memory_tail = (
-            f"{state.allocated_memory_mib}\tsubset-1\tNone\tNone\t1\t0\t{about}\n".encode()
+            f"\t{state.allocated_memory_mib}\tsubset-1\tNone\tNone\t1\t0\t{about}\n".encode()
         )
 
-    def _as_decided(self, tail: bytes, size: int, label: str, ends: Iterable[str]) -> None:
-        wanted = "\t".join((str(size), label, *ends)).encode()
-        if wanted != tail:
-            self._rewritten[tail] = wanted
+    def _level_rows(self, subset: Subset) -> _LevelRows:
+        present = self._replay.present
+        shown = [(present[vm.spec.name], vm.spec) for vm in subset.vms]
+        names = _compact([presence.cpu.name for presence, _ in shown])
+        return _LevelRows(subset, names, shown)
+
+    def _follow(self, level_rows: _LevelRows, label: str) -> None:
+        """Take over the VMs' tails, rewriting those that say something else than was decided."""
+        level_rows.tails = []
+        written = self._written
+        for presence, spec in level_rows.shown:
+            for tail, size, subset, sold in (
+                (presence.cpu_tail, spec.vcpus, f"subset-{label}", label),
+                (presence.mem_tail, spec.memory_mib, "subset-1", "1"),
+            ):
+                if not tail:
+                    continue
+                (level_rows.tails if subset != "subset-1" else self._mem_tails).append(tail)
+                known = written.get(tail)
+                if known is None or known[0] != size:
+                    ends = (spec.name, presence.cpu.name, sold, "None", "None\n")
+                    wanted = "\t".join(("", str(size), subset, *ends)).encode()
+                    known = written[tail] = (size, wanted)
+                if known[1] != tail:
+                    self._rewritten[tail] = known[1]
+        if len(written) > 4 * len(self._replay.present) + _KEPT_TAILS:
+            written.clear()
 
 
 class RefusalWriter:
@@ -200,20 +234,17 @@ def _row(
     tail: bytes,
 ) -> bytes:
     value = usage.get((resource, label), _NOTHING)
-    return b"\t".join((time, record, resource, value, tail))
+    return b"\t".join((time, record, resource, value)) + tail
 
 
-def _level_tail(state: HostState, level: Level, subset: Subset, names: list[str]) -> bytes:
+def _level_tail(state: HostState, level: Level, subset: Subset, names: str) -> bytes:
     unused = len(subset.cpus) - subset.size(level)
     owned = set(subset.cpus)
-    about = {
-        "cpus": format_cpulist(subset.cpus),
-        "lent": format_cpulist(cpu for cpu in state.reach[level] if cpu not in owned),
-        "vms": names,
-    }
+    lent = format_cpulist([cpu for cpu in state.reach[level] if cpu not in owned])
+    about = f'{{"cpus":"{format_cpulist(subset.cpus)}","lent":"{lent}","vms":{names}}}'
     label = format_level(level)
     return (
-        f"{len(subset.cpus)}\tsubset-{label}\tNone\tNone\t{label}\t{unused}\t{_compact(about)}\n"
+        f"\t{len(subset.cpus)}\tsubset-{label}\tNone\tNone\t{label}\t{unused}\t{about}\n"
     ).encode()
 
 

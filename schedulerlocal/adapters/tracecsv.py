@@ -33,6 +33,7 @@ HEADER = "\t".join(COLUMNS).encode() + b"\n"
 
 _BLOCK_BYTES = 1 << 20
 _LONGEST_LINE_BYTES = 1 << 22
+_KEPT_ROWS = 4096
 _RESOURCES = (b"cpu", b"mem")
 
 
@@ -64,43 +65,47 @@ class TraceReader:
         self._read_header(file.readline(_LONGEST_LINE_BYTES))
         number = 1
         tick: Tick | None = None
-        now = b""
         now_s = float("-inf")
-        vm_rows = 0
+        # how vm rows of this timestamp begin; this loop runs once per row and is kept bare
+        of_vm: dict[bytes, dict[bytes, bytes]] = {}
+        start = 0
         known = self.rows
         for block in iter(lambda: file.readlines(_BLOCK_BYTES), []):
             if not block[-1].endswith(b"\n"):
                 block[-1] += b"\n"
-            for line in block:
-                number += 1
+            for number, line in enumerate(block, number + 1):  # noqa: B020
+                begin = line[:start]
+                rows = of_vm.get(begin)
+                if rows is not None:
+                    tail = line[line.find(b"\t", start) :]
+                    if tail not in known:
+                        known[tail] = self._vm_row(line, number)
+                    rows[tail] = line
+                    continue
                 parts = line.split(b"\t", 4)
-                if parts[0] != now:
-                    if len(parts) < 5:
-                        raise self._broken(number, self._too_short(line))
+                if len(parts) < 5:
+                    raise self._broken(number, _too_short(line))
+                if tick is None or parts[0] != tick.time:
                     time_s = self._time_s(parts[0], number)
-                    if time_s < now_s:
+                    if tick is not None and time_s < now_s:
                         raise self._broken(
                             number,
-                            f"time {_shown(parts[0])} comes after {_shown(now)};"
+                            f"time {_shown(parts[0])} comes after {_shown(tick.time)};"
                             " sort the trace by tmp",
                         )
-                    if time_s > now_s:
+                    if tick is None or time_s > now_s:
                         if tick is not None:
-                            self._finish(tick, vm_rows)
-                            yield tick, known
-                        tick, vm_rows = Tick(parts[0], number), 0
-                        now_s = time_s
-                    now = parts[0]
-                assert tick is not None
-                if len(parts) == 5 and parts[1] == b"vm":
-                    tail = parts[4]
-                    if tail not in known:
-                        known[tail] = self._vm_row(parts, number)
-                    vm_rows += 1
-                    if parts[2] == b"cpu":
-                        tick.cpu[tail] = line
-                    else:
-                        tick.mem[tail] = line
+                            yield self._finished(tick, number), known
+                        tick, now_s = Tick(parts[0], number), time_s
+                    start = len(parts[0]) + len(b"\tvm\tcpu\t")
+                    of_vm = {
+                        parts[0] + b"\tvm\tcpu\t": tick.cpu,
+                        parts[0] + b"\tvm\tmem\t": tick.mem,
+                    }
+                if parts[1] == b"vm":  # the first of its timestamp, or a faulty one
+                    tail = b"\t" + parts[4]
+                    known[tail] = self._vm_row(line, number)
+                    (tick.cpu if parts[2] == b"cpu" else tick.mem)[tail] = line
                 else:
                     self._other_row(tick, parts, number)
             self.bytes_read = file.tell()
@@ -108,8 +113,7 @@ class TraceReader:
             raise TraceError(
                 f"{self.path}: the trace has a header and no rows; record at least one timestamp"
             )
-        self._finish(tick, vm_rows)
-        yield tick, known
+        yield self._finished(tick, number + 1), known
 
     def _read_header(self, line: bytes) -> None:
         if not line:
@@ -124,16 +128,20 @@ class TraceReader:
                 1, f"the header {what}; it must be, tab separated: {' '.join(COLUMNS)}"
             )
 
-    def _finish(self, tick: Tick, vm_rows: int) -> None:
-        """Forget the tails that *tick* does not have, once there are as many again."""
+    def _finished(self, tick: Tick, end: int) -> Tick:
+        """*tick*, its last row read; tails that are long gone are forgotten."""
         alive = len(tick.cpu) + len(tick.mem)
-        self.duplicates += vm_rows - alive
-        if len(self.rows) > 2 * alive + 4096:
+        self.duplicates += end - tick.line - tick.others - alive
+        if len(self.rows) > 2 * alive + _KEPT_ROWS:
             kept = {tail: self.rows[tail] for tail in (*tick.cpu, *tick.mem)}
             self.rows.clear()
             self.rows.update(kept)
+        return tick
 
-    def _vm_row(self, parts: list[bytes], number: int) -> VmRow:
+    def _vm_row(self, line: bytes, number: int) -> VmRow:
+        parts = line.split(b"\t", 4)
+        if len(parts) < 5:
+            raise self._broken(number, _too_short(line))
         resource = parts[2]
         if resource not in _RESOURCES:
             raise self._broken(number, f"res is {_shown(resource)}; it must be cpu or mem")
@@ -160,8 +168,7 @@ class TraceReader:
         return VmRow(uuid, uuid if name in ("", "None") else name, int(amount), level, number)
 
     def _other_row(self, tick: Tick, parts: list[bytes], number: int) -> None:
-        if len(parts) < 5:
-            raise self._broken(number, self._too_short(b"\t".join(parts)))
+        tick.others += 1
         kind, resource, value = parts[1], parts[2], parts[3]
         if resource not in _RESOURCES:
             raise self._broken(number, f"res is {_shown(resource)}; it must be cpu or mem")
@@ -213,15 +220,16 @@ class TraceReader:
             raise self._broken(number, f"tmp is {_shown(text)}; it must be a number of seconds")
         return time_s
 
-    def _too_short(self, line: bytes) -> str:
-        if not line.strip():
-            return "it is blank; remove it"
-        have = line.count(b"\t") + 1
-        return f"it has {have} columns and needs {len(COLUMNS)}; the line is cut short, complete it"
-
     def _broken(self, number: int, what: str) -> TraceError:
         return TraceError(f"{self.path}, line {number}: {what}")
 
 
 def _shown(text: bytes) -> str:
     return repr(text[:40].decode(errors="replace"))
+
+
+def _too_short(line: bytes) -> str:
+    if not line.strip():
+        return "it is blank; remove it"
+    have = line.count(b"\t") + 1
+    return f"it has {have} columns and needs {len(COLUMNS)}; the line is cut short, complete it"
