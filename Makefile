@@ -1,0 +1,57 @@
+# What a person or a machine does with this checkout. Every target sets up what it needs first.
+# PYTHON=python3.13 chooses the interpreter of .venv.
+
+PY := .venv/bin/python
+PACKAGES := schedulercommon schedulerlocal schedulerglobal schedulerclient clustersim
+# Only folders that have Python in them: mypy takes an empty one for a mistake.
+TYPED := $(foreach folder,$(PACKAGES) benchmarks scripts,$(if $(wildcard $(folder)/*.py),$(folder)))
+# The decisions; their tests must reach nearly every branch.
+PURE := schedulercommon schedulerlocal.core
+
+TRACE := results/monitoring.csv
+TOPOLOGY := debug/topology_EPYC-7662-exp.json
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup runtime dev demo demo-replay test check bench
+
+help:  ## list these targets
+	@sed -n 's/^\([a-z-]*\):.*##/\1#/p' $(MAKEFILE_LIST) | while IFS='#' read -r name text; do \
+		printf '  make %-12s%s\n' "$$name" "$$text"; done
+
+setup: runtime  ## prepare .venv with what VMStack runs on
+	@echo ".venv is ready: .venv/bin/python -m schedulerlocal --help"
+
+runtime:
+	@PYTHON='$(PYTHON)' scripts/setup.sh runtime
+
+dev:
+	@PYTHON='$(PYTHON)' scripts/setup.sh dev
+
+demo: demo-replay  ## replay a recorded host and draw it, into results/demo/
+
+demo-replay: runtime  ## the same
+	@mkdir -p results/demo
+	@$(PY) -m schedulerlocal --load=$(TRACE) --topology=$(TOPOLOGY) --debug=1 --output=results/demo
+	@$(PY) -m schedulerlocal.report results/demo/monitoring.csv --output=results/demo
+	@echo
+	@echo "The replayed trace and its figures are in results/demo/. To try next:"
+	@echo "  . .venv/bin/activate"
+	@echo "  python -m schedulerlocal --load=$(TRACE) --topology=debug/topology_i7-1185G7.json"
+	@echo "      the same VMs on a laptop: see what no longer fits"
+	@echo "  python -m schedulerlocal.report --help"
+	@echo "      draw other traces"
+	@echo "  python -m schedulerlocal.describe --help"
+	@echo "      describe a machine of your own and replay on it"
+
+test: dev  ## run the tests; the decisions' branches must be covered
+	@$(PY) -m pytest -q $(PURE:%=--cov=%) --cov-branch --cov-fail-under=95 $(PYTEST)
+
+check: dev  ## lint, types and import rules
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy $(TYPED)
+	@.venv/bin/python -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
+
+bench: dev  ## measure planning, status and replay; results are kept in results/
+	@$(PY) -m benchmarks $(BENCH)

@@ -1,0 +1,172 @@
+#!/usr/bin/env bash
+# Makes .venv hold what VMStack needs: `setup.sh runtime` to run it, `setup.sh dev` to test it too.
+# A stamp remembers for which requirements, Python and libvirt headers that was done last, so a
+# second start takes no time. PYTHON=… chooses the interpreter.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+set_name=${1:-runtime}
+case $set_name in
+    runtime | dev) ;;
+    *) echo "setup: '$set_name' is no set; say runtime or dev" >&2; exit 2 ;;
+esac
+
+# Nothing of an activated environment, or of how its owner likes pip, may divert what follows.
+unset VIRTUAL_ENV PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV
+
+venv=.venv
+python=$venv/bin/python
+os_packages="libvirt-dev pkg-config gcc python3-dev"
+log=$(mktemp "${TMPDIR:-/tmp}/vmstack-setup.XXXXXX")
+
+say() { echo "setup: $*" >&2; }
+
+give_up() {
+    say "$*"
+    exit 1
+}
+
+# Two makes at once wait for each other; the checkout itself is the lock.
+if command -v flock > /dev/null; then
+    exec 9< .
+    flock 9
+fi
+
+new_enough() {
+    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' > /dev/null 2>&1
+}
+
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do
+        if new_enough "$candidate"; then
+            # The interpreter below an activated environment: that one may be deleted any day.
+            "$candidate" -c 'import sys; print(getattr(sys, "_base_executable", sys.executable))'
+            return
+        fi
+    done
+    return 1
+}
+
+version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
+}
+
+may_install() {
+    command -v apt-get > /dev/null || return 1
+    [ "$(id -u)" = 0 ] || { command -v sudo && sudo -n true; } > /dev/null 2>&1
+}
+
+apt_install() {
+    local install="apt-get install -y -q --no-install-recommends -o DPkg::Lock::Timeout=300"
+    # Known package lists usually do; a fresh machine has none, an old one has stale ones.
+    as_root env DEBIAN_FRONTEND=noninteractive $install "$@" >> "$log" 2>&1 && return
+    as_root apt-get update -q >> "$log" 2>&1 &&
+        as_root env DEBIAN_FRONTEND=noninteractive $install "$@" >> "$log" 2>&1
+}
+
+# Can libvirt-python be compiled for this interpreter?
+headers() {
+    pkg-config --exists libvirt 2> /dev/null && command -v gcc > /dev/null &&
+        "$1" -c 'import os, sys, sysconfig
+sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' 2> /dev/null
+}
+
+key() {
+    local with_libvirt=no
+    if headers "$python"; then with_libvirt=yes; fi
+    echo "python $(version_of "$python") libvirt $with_libvirt"
+    sha256sum requirements.txt requirements-offline.txt
+    if [ "$set_name" = dev ]; then sha256sum requirements-dev.txt; fi
+}
+
+stamp=$venv/.stamp-$set_name
+
+up_to_date() {
+    [ -f "$stamp" ] && new_enough "$python" &&
+        { [ -z "${PYTHON:-}" ] || [ "$(version_of "$PYTHON")" = "$(version_of "$python")" ]; } &&
+        [ "$(key)" = "$(cat "$stamp")" ]
+}
+
+make_venv() {
+    local base version
+    if ! base=$(find_python) && [ -z "${PYTHON:-}" ] && may_install; then
+        say "installing Python …"
+        apt_install python3 python3-venv || true
+        base=$(find_python) || true
+    fi
+    [ -n "$base" ] || give_up "no Python 3.11 or newer found (looked for ${PYTHON:-python3 and" \
+        "python3.11 to python3.14}); install one, or name it with PYTHON=/path/to/python3"
+    version=$(version_of "$base")
+    if new_enough "$python" && [ "$(version_of "$python")" = "$version" ] &&
+        "$python" -m pip --version > /dev/null 2>&1; then
+        return
+    fi
+    if ! "$base" -c 'import ensurepip, venv' 2> /dev/null; then
+        local package=python$version-venv
+        may_install || give_up "Python $version cannot make virtual environments;" \
+            "install the OS package $package (apt install $package) and start again"
+        say "installing $package …"
+        apt_install "$package" || { tail -n 20 "$log" >&2; give_up "apt could not install" \
+            "$package (its last words are above); install it and start again"; }
+    fi
+    rm -rf "$venv"
+    "$base" -m venv "$venv" >> "$log" 2>&1 || { tail -n 20 "$log" >&2
+        give_up "$base could not make $venv (its last words are above)"; }
+}
+
+offer_headers() {
+    headers "$python" && return
+    local packages=$os_packages
+    case $("$python" -c 'import sys; print(sys._base_executable)') in
+        /usr/bin/python3.*) packages+=" python$(version_of "$python")-dev" ;;
+    esac
+    if may_install; then
+        say "installing libvirt's headers and a compiler ($os_packages) …"
+        apt_install $packages || true
+        headers "$python" && return
+        tail -n 5 "$log" >&2
+        say "that failed, so libvirt-python is left out; replay, reports and tests do without." \
+            "To drive a hypervisor install $os_packages and start again."
+    else
+        say "libvirt's headers are not here, so libvirt-python is left out; replay, reports and" \
+            "tests do without. To drive a hypervisor: apt install $os_packages, then start again."
+    fi
+}
+
+pip_install() {
+    "$python" -m pip install --quiet --disable-pip-version-check --no-input "$@" >> "$log" 2>&1
+}
+
+install() {
+    local wanted=() offline=(-r requirements-offline.txt) count started=$SECONDS
+    if [ "$set_name" = dev ]; then offline=(-r requirements-dev.txt); fi
+    wanted=("${offline[@]}")
+    if headers "$python"; then wanted=(-r requirements.txt "${offline[@]}"); fi
+    if [ "$set_name" = runtime ]; then wanted=("${wanted[@]:0:2}"); fi
+    count=$(cat requirements.txt "${offline[1]}" | grep -E '^[a-zA-Z]' | sort -u | wc -l)
+    say "installing $count packages into $venv (a minute or two the first time) …"
+    if ! pip_install "${wanted[@]}"; then
+        if [ "${wanted[*]}" = "${offline[*]}" ] || ! pip_install "${offline[@]}"; then
+            tail -n 20 "$log" >&2
+            give_up "pip could not install ${wanted[*]} (its last words are above," \
+                "all of them in $log); check the network and pip's index, then start again"
+        fi
+        say "libvirt-python could not be built ($log says why) and is left out;" \
+            "replay, reports and tests do without"
+    fi
+    say "$venv is ready ($((SECONDS - started)) s)"
+}
+
+if up_to_date; then
+    rm -f "$log"
+    exit 0
+fi
+make_venv
+rm -f "$stamp"
+offer_headers
+install
+key > "$stamp"
+rm -f "$log"
