@@ -20,15 +20,18 @@ from schedulerlocal.core.topology import Cpus
 _TAKEN = 1 << 50  # larger than any sum of distances
 
 
-def resize_cpus(host: Host, own: Cpus, others: Iterable[Cpus], size: int) -> Cpus | None:
+def resize_cpus(
+    host: Host, own: Cpus, others: Iterable[Cpus], size: int, keep: Cpus = ()
+) -> Cpus | None:
     """The CPUs of a level that owns *own* once it must own *size*; None if too few are free.
 
-    *others* are the CPUs of the other levels. Kept CPUs keep their order of arrival.
+    *others* are the CPUs of the other levels. Kept CPUs keep their order of arrival; those in
+    *keep* are never given back, even if more than *size* stay for it.
     """
     elsewhere = [cpu for cpus in others for cpu in cpus]
     if size > len(own):
         return _grow(host, own, elsewhere, size)
-    return _shrink(host, own, elsewhere, size)
+    return _shrink(host, own, elsewhere, size, keep)
 
 
 def _grow(host: Host, own: Cpus, elsewhere: list[int], size: int) -> Cpus | None:
@@ -67,7 +70,7 @@ def _grow(host: Host, own: Cpus, elsewhere: list[int], size: int) -> Cpus | None
     return own + tuple([cpu for unit in gained for cpu in units.members[unit]])
 
 
-def _shrink(host: Host, own: Cpus, elsewhere: list[int], size: int) -> Cpus:
+def _shrink(host: Host, own: Cpus, elsewhere: list[int], size: int, keep: Cpus) -> Cpus:
     units = host.units
     spare = len(own) - size
     if spare == 0:
@@ -81,13 +84,14 @@ def _shrink(host: Host, own: Cpus, elsewhere: list[int], size: int) -> Cpus:
     sums = between.sum(axis=1)
     left = len(own)
     there = np.ones(len(held), dtype=bool)
+    free_to_go = ~np.isin(held, [units.of_cpu[cpu] for cpu in keep])
     given: set[int] = set()
     while True:
         best = _least_missed(
             2 * sums - inner,
             sizes,
             shared_cache,
-            there & (sizes <= spare),
+            there & free_to_go & (sizes <= spare),
             int(sums[there].sum()),
             left,
         )

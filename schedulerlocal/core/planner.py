@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from schedulercommon.errors import NameTaken
-from schedulercommon.levels import Level
+from schedulercommon.levels import PREMIUM, Level
 from schedulercommon.model import Rejection, VmSpec
 from schedulerlocal.core.allocation import resize_cpus
 from schedulerlocal.core.memory import choose_nodes
-from schedulerlocal.core.state import HostState, Subset, Vm
+from schedulerlocal.core.state import HostState, Subset, Vm, claimed_cpus
 from schedulerlocal.core.steps import Create, Pin, Plan, Remove, Resize, Step
 from schedulerlocal.core.topology import Cpus
 
@@ -148,7 +148,8 @@ def _cpus_for(state: HostState, level: Level, subset: Subset) -> Cpus | Rejectio
     """The CPUs *subset* owns once it has the size its VMs call for."""
     size = subset.size(level)
     others = [each.cpus for other, each in state.subsets.items() if other != level]
-    cpus = resize_cpus(state.host, subset.cpus, others, size)
+    keep = claimed_cpus(state.host, subset.vms) if level == PREMIUM else ()
+    cpus = resize_cpus(state.host, subset.cpus, others, size, keep)
     if cpus is None:
         free = state.host.cpus - state.allocated_cpus
         return Rejection("cpus", asked=size - len(subset.cpus), free=free)

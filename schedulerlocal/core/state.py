@@ -6,7 +6,7 @@ promise is derived here, once per snapshot.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -35,7 +35,7 @@ class Vm:
     foreign: bool = False
     """Found without our metadata: counted, never touched."""
     pinned: Cpus = ()
-    """For a foreign VM, the CPUs it was found pinned to."""
+    """For a foreign VM, the CPUs it was found pinned to; empty means anywhere."""
 
     @property
     def name(self) -> str:
@@ -161,6 +161,20 @@ class HostState:
             for node, memory_mib in vm.memory_nodes:
                 free[node] -= memory_mib
         return free
+
+
+def claimed_cpus(host: Host, vms: Iterable[Vm]) -> Cpus:
+    """CPUs level 1 owns because VMs that are not ours are pinned to them.
+
+    For each such VM the first of its CPUs, at most one per vCPU; one that may run anywhere
+    claims none in particular.
+    """
+    claimed: dict[int, None] = {}
+    for vm in vms:
+        if vm.foreign and len(vm.pinned) < host.cpus:
+            unclaimed = [cpu for cpu in vm.pinned if cpu not in claimed]
+            claimed.update(dict.fromkeys(unclaimed[: vm.vcpus]))
+    return tuple(claimed)
 
 
 def host_status(state: HostState, name: str, usage_ratio: float = 0.0) -> HostStatus:

@@ -6,9 +6,9 @@ from typing import Any
 
 from schedulercommon import balance
 from schedulercommon.levels import Level, format_level
+from schedulercommon.sizing import cpus_needed
 from schedulerlocal.core.allocation import resize_cpus
 from schedulerlocal.core.state import HostState, Subset
-from schedulercommon.sizing import cpus_needed
 
 
 def published_status(state: HostState) -> dict[str, Any]:
