@@ -102,7 +102,9 @@ class Topology:
         matrix = np.array([self.numa_distances[node] for node in self.nodes], dtype=np.int64)
         where = np.array([column[cpu.node] for cpu in self.cpus])
         numa = matrix[where[:, None], where[None, :]]
-        found: NDArray[np.int64] = np.where(any_shared, CACHE_STEP * (first + 1), CACHE_STEP * depth + numa)
+        found: NDArray[np.int64] = np.where(
+            any_shared, CACHE_STEP * (first + 1), CACHE_STEP * depth + numa
+        )
         np.fill_diagonal(found, 0)
         found.setflags(write=False)
         return found
