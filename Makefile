@@ -51,7 +51,7 @@ check: dev  ## lint, types and import rules
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy $(TYPED)
-	@.venv/bin/python -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
+	@$(PY) -c 'from importlinter.cli import lint_imports_command as run; run()' --no-logo
 
 bench: dev  ## measure planning, status and replay; results are kept in results/
 	@$(PY) -m benchmarks $(BENCH)

@@ -104,7 +104,7 @@ make_venv() {
         "$python" -m pip --version > /dev/null 2>&1; then
         return
     fi
-    if ! "$base" -c 'import ensurepip, venv' 2> /dev/null; then
+    if ! "$base" -c 'import venv; from ensurepip import bootstrap' 2> /dev/null; then
         local package=python$version-venv
         may_install || give_up "Python $version cannot make virtual environments;" \
             "install the OS package $package (apt install $package) and start again"
@@ -146,7 +146,7 @@ install() {
     wanted=("${offline[@]}")
     if headers "$python"; then wanted=(-r requirements.txt "${offline[@]}"); fi
     if [ "$set_name" = runtime ]; then wanted=("${wanted[@]:0:2}"); fi
-    count=$(cat requirements.txt "${offline[1]}" | grep -E '^[a-zA-Z]' | sort -u | wc -l)
+    count=$(cat requirements-offline.txt ${wanted[*]//-r/} | grep -E '^[a-zA-Z]' | sort -u | wc -l)
     say "installing $count packages into $venv (a minute or two the first time) …"
     if ! pip_install "${wanted[@]}"; then
         if [ "${wanted[*]}" = "${offline[*]}" ] || ! pip_install "${offline[@]}"; then
