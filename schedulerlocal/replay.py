@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from schedulercommon.errors import TraceError
 from schedulercommon.levels import Level, format_level
 from schedulercommon.model import Rejection, VmSpec
-from schedulerlocal.core.planner import plan_deploy, plan_remove, plan_resize
+from schedulerlocal.core.decisions import deployed, recounted, removed, resized_spec
 from schedulerlocal.core.state import HostState
-from schedulerlocal.core.steps import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +166,7 @@ class Replay:
 
     def _remove(self, uuid: str) -> None:
         if self.present.pop(uuid).accepted:
-            self.state = plan_remove(self.state, uuid).after
+            self.state = removed(self.state, uuid)
             self.totals.removes += 1
 
     def _resize(self, time: str, presence: Presence) -> Refusal | None:
@@ -177,12 +176,13 @@ class Replay:
         vm = self.state.vm(presence.cpu.uuid)
         if (vm.spec.vcpus, vm.spec.memory_mib) == (presence.cpu.size, mem.size):
             return None
-        outcome = plan_resize(self.state, presence.cpu.uuid, presence.cpu.size, mem.size)
-        if isinstance(outcome, Plan):
-            self.state = outcome.after
-            self.totals.resizes += 1
-            return None
-        return _refusal(time, "resize", presence.cpu, mem, outcome)
+        spec = resized_spec(vm.spec, presence.cpu.size, mem.size)
+        outcome = recounted(self.state, vm.name, spec, spec.vcpus, spec.max_memory_mib)
+        if isinstance(outcome, Rejection):
+            return _refusal(time, "resize", presence.cpu, mem, outcome)
+        self.state = outcome
+        self.totals.resizes += 1
+        return None
 
     def _deploy(self, time: str, presence: Presence) -> Refusal | None:
         cpu, mem = presence.cpu, presence.mem
@@ -193,11 +193,11 @@ class Replay:
             )
         self.present[cpu.uuid] = presence
         spec = VmSpec(name=cpu.uuid, vcpus=cpu.size, memory_mib=mem.size, level=cpu.level)
-        outcome = plan_deploy(self.state, spec)
+        outcome = deployed(self.state, spec)
         if isinstance(outcome, Rejection):
             return _refusal(time, "deploy", cpu, mem, outcome)
         presence.accepted = True
-        self.state = outcome.after
+        self.state = outcome
         self.totals.deploys += 1
         return None
 
@@ -219,7 +219,9 @@ class Replay:
         totals, state = self.totals, self.state
         totals.peak_cpus = max(totals.peak_cpus, state.allocated_cpus)
         totals.peak_memory_mib = max(totals.peak_memory_mib, state.allocated_memory_mib)
-        totals.peak_vms = max(totals.peak_vms, len(state.level_of))
+        totals.peak_vms = max(
+            totals.peak_vms, sum([len(each.vms) for each in state.subsets.values()])
+        )
         for level, subset in state.subsets.items():
             vms, vcpus, cpus = totals.peak_by_level.get(level, (0, 0, 0))
             totals.peak_by_level[level] = (

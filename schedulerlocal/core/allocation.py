@@ -9,6 +9,7 @@ uses, then to topology order. Every comparison is between integers.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
@@ -77,56 +78,70 @@ def _shrink(host: Host, own: Cpus, elsewhere: list[int], size: int, keep: Cpus) 
         return own
     # descending, so that the first of equals is the last in topology order
     held = np.array(sorted({units.of_cpu[cpu] for cpu in own}, reverse=True))
-    between = units.between[np.ix_(held, held)]
+    between = units.between[held[:, None], held]
     sizes = units.sizes[held]
-    shared_cache = _shares_cache(units, [units.of_cpu[cpu] for cpu in elsewhere])[held]
-    inner = between.diagonal()
-    sums = between.sum(axis=1)
-    left = len(own)
-    there = np.ones(len(held), dtype=bool)
-    free_to_go = ~np.isin(held, [units.of_cpu[cpu] for cpu in keep])
+    bulk = _Bulk(
+        parts=2 * between.sum(axis=1) - between.diagonal(),
+        total=int(between.sum()),
+        cpus=len(own),
+    )
+    tie = _shares_cache(units, [units.of_cpu[cpu] for cpu in elsewhere])[held]
+    stays = np.zeros(len(held), dtype=bool)
+    if keep:
+        kept = {units.of_cpu[cpu] for cpu in keep}
+        stays[[place for place, unit in enumerate(held.tolist()) if unit in kept]] = True
     given: set[int] = set()
     while True:
-        best = _least_missed(
-            2 * sums - inner,
-            sizes,
-            shared_cache,
-            there & free_to_go & (sizes <= spare),
-            int(sums[there].sum()),
-            left,
-        )
-        if best is None:
+        lost = _least_missed(bulk, sizes, tie, stays | (sizes > spare))
+        if lost is None:
             return tuple([cpu for cpu in own if cpu not in given])
-        given.update(units.members[held[best]])
-        there[best] = False
-        spare -= int(sizes[best])
-        left -= int(sizes[best])
-        sums -= between[best]
+        given.update(units.members[held[lost]])
+        stays[lost] = True
+        spare -= int(sizes[lost])
+        bulk.total -= int(bulk.parts[lost])
+        bulk.parts -= 2 * between[lost]
+        bulk.cpus -= int(sizes[lost])
+
+
+@dataclass(slots=True)
+class _Bulk:
+    """How spread out a level's CPUs are."""
+
+    parts: NDArray[np.int64]
+    """What each unit adds to the total."""
+    total: int
+    """Sum of the distances of all ordered pairs of CPUs."""
+    cpus: int
 
 
 def _least_missed(
-    parts: NDArray[np.int64],
+    bulk: _Bulk,
     sizes: NDArray[np.int64],
-    shared_cache: NDArray[np.int64],
-    allowed: NDArray[np.bool_],
-    total: int,
-    left: int,
+    tie: NDArray[np.int64],
+    stays: NDArray[np.bool_],
 ) -> int | None:
-    """The unit whose loss leaves the least mean distance between the CPUs that stay.
+    """The unit, of those that need not stay, whose loss leaves the least mean distance.
 
-    *parts* is what each unit adds to *total*, the sum over ordered pairs of the *left* CPUs.
-    Among units of one size that is the largest part; the few sizes are compared exactly.
+    Among units of one size that is the one with the largest part, and on equal parts the one
+    marked in *tie*; the few sizes are compared exactly.
     """
-    best: tuple[Fraction, int, int] | None = None
-    for size in np.unique(sizes[allowed]).tolist():
-        key = np.where(allowed & (sizes == size), 2 * parts + shared_cache, -1)
-        unit = int(key.argmax())
-        stay = left - size
-        mean = Fraction(total - int(parts[unit]), stay * (stay - 1)) if stay > 1 else Fraction(0)
-        candidate = (mean, -int(shared_cache[unit]), unit)
-        if best is None or candidate < best:
-            best = candidate
-    return None if best is None else best[2]
+    score = 2 * bulk.parts + tie
+    score[stays] = -1
+    lost = int(score.argmax())
+    if score[lost] < 0:
+        return None
+    others = np.unique(sizes[~stays]) if sizes.min() != sizes.max() else sizes[:1]
+    if len(others) == 1:
+        return lost
+
+    def mean_left(unit: int) -> tuple[Fraction, int, int]:
+        left = bulk.cpus - int(sizes[unit])
+        pairs = left * (left - 1)
+        rest = bulk.total - int(bulk.parts[unit])
+        return (Fraction(rest, pairs) if pairs else Fraction(0), -int(tie[unit]), unit)
+
+    best = [int(np.where(sizes == size, score, -1).argmax()) for size in others]
+    return min(best, key=mean_left)
 
 
 def _shares_cache(units: Units, used: list[int]) -> NDArray[np.int64]:

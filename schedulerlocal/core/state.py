@@ -42,21 +42,38 @@ class Vm:
         return self.spec.name
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Subset:
-    """A level inside a host."""
+    """A level inside a host. What is derived is kept, since most decisions change one level."""
 
     cpus: Cpus = ()
     """Owned, in order of arrival."""
     vms: tuple[Vm, ...] = ()
 
-    @property
+    @cached_property
     def vcpus(self) -> int:
         return sum([vm.vcpus for vm in self.vms])
 
-    @property
+    @cached_property
     def largest_vcpus(self) -> int:
         return max([vm.vcpus for vm in self.vms], default=0)
+
+    @cached_property
+    def memory_mib(self) -> int:
+        return sum([vm.memory_mib for vm in self.vms])
+
+    @cached_property
+    def memory_by_node(self) -> Mapping[int, int]:
+        """MiB promised, per NUMA node."""
+        promised: dict[int, int] = {}
+        for vm in self.vms:
+            for node, memory_mib in vm.memory_nodes:
+                promised[node] = promised.get(node, 0) + memory_mib
+        return promised
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Vm]:
+        return {vm.spec.name: vm for vm in self.vms}
 
     def size(self, level: Level) -> int:
         """CPUs this level must own by the sizing rule."""
@@ -88,17 +105,19 @@ class HostState:
         for subset in self.subsets.values():
             yield from subset.vms
 
-    @cached_property
-    def level_of(self) -> Mapping[str, Level]:
-        """The level each VM runs at, by name."""
-        return {vm.spec.name: level for level, subset in self.subsets.items() for vm in subset.vms}
+    def level_of(self, name: str) -> Level | None:
+        """The level the VM called *name* runs at; None if there is no such VM."""
+        for level, subset in self.subsets.items():
+            if name in subset.by_name:
+                return level
+        return None
 
     def vm(self, name: str) -> Vm:
         """The VM called *name*; raises UnknownVm."""
-        level = self.level_of.get(name)
+        level = self.level_of(name)
         if level is None:
             raise UnknownVm(name)
-        return next(vm for vm in self.subsets[level].vms if vm.spec.name == name)
+        return self.subsets[level].by_name[name]
 
     @cached_property
     def allocated_cpus(self) -> int:
@@ -106,7 +125,7 @@ class HostState:
 
     @cached_property
     def allocated_memory_mib(self) -> int:
-        return sum([vm.memory_mib for subset in self.subsets.values() for vm in subset.vms])
+        return sum([subset.memory_mib for subset in self.subsets.values()])
 
     @property
     def free_memory_mib(self) -> int:
@@ -157,8 +176,8 @@ class HostState:
     def free_by_node(self) -> Mapping[int, int]:
         """Memory not promised yet, MiB per NUMA node; negative where a node was overdrawn."""
         free = dict(self.host.node_memory_mib)
-        for vm in self.vms():
-            for node, memory_mib in vm.memory_nodes:
+        for subset in self.subsets.values():
+            for node, memory_mib in subset.memory_by_node.items():
                 free[node] -= memory_mib
         return free
 
