@@ -1,0 +1,13 @@
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+# No deadlines: a noisy machine is no bug. In CI the same examples every time, so that a red run
+# can be repeated; at a desk new ones, and more of them with --hypothesis-profile=thorough.
+_ANY_SPEED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("desk", _ANY_SPEED)
+settings.register_profile("ci", _ANY_SPEED, derandomize=True, database=None, print_blob=True)
+settings.register_profile("thorough", _ANY_SPEED, max_examples=2_000)
+settings.load_profile("ci" if os.environ.get("CI") else "desk")
