@@ -144,10 +144,9 @@ def level_table(found: Totals) -> Table:
 
 def sentences(found: Totals) -> list[str]:
     """What is true of the whole host."""
-    hours = found.duration_s / 3600
     memory = found.allocated_memory_mib.peak or 0
     lines = [
-        f"{hours:.2f} h, {found.samples} samples, {found.vms_seen} VMs seen",
+        f"{_duration(found.duration_s)}, {found.samples} samples, {found.vms_seen} VMs seen",
         f"CPUs: at most {_short(found.allocated_cpus.peak)} of {found.capacity_cpus} allocated;"
         f" {_short(found.free_cpus.mean)} free on average"
         + (
@@ -158,6 +157,12 @@ def sentences(found: Totals) -> list[str]:
     if found.rejections is not None:
         lines.append(f"rejections: {found.rejected or 'none'}")
     return lines
+
+
+def _duration(seconds: float) -> str:
+    if seconds >= 3600:
+        return f"{seconds / 3600:.2f} h"
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:g} s"
 
 
 def _ratio(label: str) -> float:

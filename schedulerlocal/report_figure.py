@@ -143,7 +143,7 @@ class _Time:
     def locator(self) -> Locator:
         """Ticks at hours people read off a clock."""
         if self.unit != "hours":
-            return MaxNLocator(nbins=12)
+            return MaxNLocator(nbins=12, steps=[1, 2, 5, 10])
         last = self.points[-1]
         return MultipleLocator(next((each for each in (1, 3, 6, 24) if last / each <= 16), 168))
 
@@ -231,7 +231,7 @@ def _draw_rejections(
     ax.set_ylabel("VMs")
     ax.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True, min_n_ticks=1))
     if not rejections:
-        ax.set_ylim(0, 1)
+        ax.set_yticks([])
         ax.text(0.5, 0.5, "none", transform=ax.transAxes, ha="center", va="center", color=MUTED)
         return
     edges = np.linspace(0, time.points[-1], REJECTION_BINS + 1)
