@@ -9,11 +9,15 @@
     │   ├── TopologyError     a topology description
     │   └── TraceError        a monitoring trace
     ├── OutputError           a result cannot be written                    exit 1
-    ├── UnknownVm             no VM of that name here
-    └── NameTaken             another VM has that name
+    └── RefusedError          a request is refused; ``code`` tells programs why
+        ├── BadRequest, Unauthorized, Forbidden, NotFound, MethodNotAllowed, TooLarge
+        ├── UnknownVm, NameTaken, WrongState, NoCapacity, RequestCancelled
+        ├── HypervisorError   the hypervisor failed; whatever was done has been undone
+        └── NotReady, Overloaded, StoreUnavailable
 
 Each message is one sentence saying what is wrong, where, and how to mend it. A refusal for
-want of room is no fault: it is a :class:`schedulercommon.model.Rejection`, a value.
+want of room is no fault where it is decided: there it is a value, a
+:class:`schedulercommon.model.Rejection`, which becomes NoCapacity on its way to the user.
 """
 
 from __future__ import annotations
@@ -47,17 +51,103 @@ class OutputError(VmStackError):
     """A result cannot be written; exit code 1."""
 
 
-class UnknownVm(VmStackError):
-    """No VM of that name is known here."""
+class RefusedError(VmStackError):
+    """A request is refused, and nothing has changed."""
+
+    code = "failed"
+    """Stable; clients may rely on it. :data:`HTTP_STATUS` has the status that goes with it."""
+
+
+class BadRequest(RefusedError):
+    code = "bad-request"
+
+
+class Unauthorized(RefusedError):
+    code = "unauthorized"
+
+
+class Forbidden(RefusedError):
+    code = "forbidden"
+
+
+class NotFound(RefusedError):
+    code = "not-found"
+
+
+class MethodNotAllowed(RefusedError):
+    code = "method-not-allowed"
+
+
+class TooLarge(RefusedError):
+    code = "too-large"
+
+
+class UnknownVm(RefusedError):
+    code = "unknown-vm"
 
     def __init__(self, name: str) -> None:
         super().__init__(f"there is no VM named {name!r} here; /listvm shows those there are")
         self.name = name
 
 
-class NameTaken(VmStackError):
-    """Another VM already has that name."""
+class NameTaken(RefusedError):
+    code = "name-taken"
 
     def __init__(self, name: str) -> None:
         super().__init__(f"another VM is already named {name!r}; remove it or choose another name")
         self.name = name
+
+
+class WrongState(RefusedError):
+    code = "wrong-state"
+
+
+class NoCapacity(RefusedError):
+    code = "no-capacity"
+
+
+class RequestCancelled(RefusedError):
+    code = "request-cancelled"
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(f"request {request_id!r} has been cancelled; send it again under a new id")
+        self.request_id = request_id
+
+
+class HypervisorError(RefusedError):
+    code = "hypervisor-failed"
+
+
+class NotReady(RefusedError):
+    code = "not-ready"
+
+
+class Overloaded(RefusedError):
+    code = "overloaded"
+
+
+class StoreUnavailable(RefusedError):
+    code = "store-unavailable"
+
+
+HTTP_STATUS = {
+    "bad-request": 400,
+    "unauthorized": 401,
+    "forbidden": 403,
+    "unknown-vm": 404,
+    "unknown-host": 404,
+    "not-found": 404,
+    "method-not-allowed": 405,
+    "name-taken": 409,
+    "no-capacity": 409,
+    "wrong-state": 409,
+    "request-cancelled": 409,
+    "too-large": 413,
+    "hypervisor-failed": 502,
+    "host-unreachable": 503,
+    "store-unavailable": 503,
+    "not-ready": 503,
+    "overloaded": 503,
+    "not-leader": 503,
+}
+"""The status of every code a refusal can carry."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from enum import StrEnum
 from fractions import Fraction
 
 from schedulercommon.levels import Level, check_level
@@ -37,6 +38,9 @@ class VmSpec:
     labels: tuple[tuple[str, str], ...] = ()
     """(key, value) pairs, ascending."""
     owner: str = ""
+    request_id: str = ""
+    start: bool = True
+    """Whether it is wanted running; one that is not reserves its CPUs and memory all the same."""
 
     def __post_init__(self) -> None:
         if self.runs_at is _AS_BOUGHT:
@@ -52,6 +56,27 @@ class VmSpec:
         check_level(self.level)
         if not 1 <= self.runs_at <= self.level:
             raise ValueError(f"VM {self.name!r} cannot run at a worse level than it bought")
+
+
+def same_request(one: VmSpec, other: VmSpec) -> bool:
+    """Whether a deploy of *other* asks for what *one* did."""
+    return (one.name, one.vcpus, one.memory_mib, one.level, one.image) == (
+        other.name,
+        other.vcpus,
+        other.memory_mib,
+        other.level,
+        other.image,
+    )
+
+
+class VmState(StrEnum):
+    """What a VM is doing."""
+
+    DOWN = "down"
+    RUNNING = "running"
+    SUSPENDED = "suspended"
+    MIGRATING = "migrating"
+    ERROR = "error"
 
 
 @dataclass(frozen=True, slots=True)
