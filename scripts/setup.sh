@@ -74,12 +74,13 @@ headers() {
 sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' 2> /dev/null
 }
 
+# What the stamp of a set says when that set is in .venv.
 key() {
     local with_libvirt=no
     if headers "$python"; then with_libvirt=yes; fi
     echo "python $(version_of "$python") libvirt $with_libvirt"
     sha256sum requirements.txt requirements-offline.txt
-    if [ "$set_name" = dev ]; then sha256sum requirements-dev.txt; fi
+    if [ "$1" = dev ]; then sha256sum requirements-dev.txt; fi
 }
 
 stamp=$venv/.stamp-$set_name
@@ -87,7 +88,7 @@ stamp=$venv/.stamp-$set_name
 up_to_date() {
     [ -f "$stamp" ] && new_enough "$python" &&
         { [ -z "${PYTHON:-}" ] || [ "$(version_of "$PYTHON")" = "$(version_of "$python")" ]; } &&
-        [ "$(key)" = "$(cat "$stamp")" ]
+        [ "$(key "$set_name")" = "$(cat "$stamp")" ]
 }
 
 make_venv() {
@@ -168,5 +169,6 @@ make_venv
 rm -f "$stamp"
 offer_headers
 install
-key > "$stamp"
+key "$set_name" > "$stamp"
+if [ "$set_name" = dev ]; then key runtime > $venv/.stamp-runtime; fi  # the larger has the smaller
 rm -f "$log"
