@@ -59,7 +59,8 @@ def check_level(level: Level) -> None:
     """Raise ValueError unless *level* is one a host can sell."""
     if not 1 <= level <= MAX_LEVEL:
         raise ValueError(
-            f"level {format_level(level)} is out of range; levels go from 1 to {MAX_LEVEL} vCPUs per CPU"
+            f"level {format_level(level)} is out of range;"
+            f" levels go from 1 to {MAX_LEVEL} vCPUs per CPU"
         )
     if level.denominator > MAX_DENOMINATOR:
         raise ValueError(

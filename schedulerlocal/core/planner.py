@@ -10,7 +10,7 @@ from __future__ import annotations
 from schedulercommon.model import Rejection, VmSpec
 from schedulerlocal.core.decisions import deployed, recounted, removed, resized_spec
 from schedulerlocal.core.state import HostState
-from schedulerlocal.core.steps import Create, Pin, Plan, Remove, Resize, Step
+from schedulerlocal.core.steps import Adopt, Create, Pin, Plan, Remove, Resize, Step
 from schedulerlocal.core.topology import Cpus
 
 
@@ -93,3 +93,18 @@ def _common(old: Cpus, new: Cpus) -> Cpus:
         return ()
     there = set(new)
     return tuple([cpu for cpu in old if cpu in there])
+
+
+def plan_adopt(state: HostState, name: str, spec: VmSpec) -> Plan | Rejection:
+    """How the foreign VM called *name* becomes ours, as *spec*; raises UnknownVm."""
+    old = state.vm(name)
+    after = deployed(removed(state, name), spec)
+    if isinstance(after, Rejection):
+        return after
+    level = spec.runs_at
+    new = after.subsets[level].by_name[name]
+    narrow, widen = transition(state, after)
+    was = tuple(sorted(old.pinned or state.host.topology.ids))
+    move = [Pin(level, (name,), was, after.reach[level])] if was != after.reach[level] else []
+    # it leaves the CPUs it was found on before anyone else is let onto them
+    return Plan((Adopt(old, new), *narrow, *move, *widen), after)

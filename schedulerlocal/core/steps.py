@@ -64,7 +64,19 @@ class Resize:
         return Resize(before=self.after, after=self.before)
 
 
-Step = Pin | Create | Remove | Resize
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """Make a VM that was not ours ours, or the other way round: only what is noted about it."""
+
+    before: Vm
+    after: Vm
+
+    @property
+    def inverse(self) -> Adopt:
+        return Adopt(before=self.after, after=self.before)
+
+
+Step = Pin | Create | Remove | Resize | Adopt
 
 
 @dataclass(frozen=True, slots=True)

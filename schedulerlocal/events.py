@@ -1,0 +1,80 @@
+"""What happened on this host, kept for a while and told to whoever listens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+_KEPT = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened."""
+
+    sequence: int
+    """Rises, over restarts too."""
+    time_s: float
+    """Since the epoch."""
+    kind: str
+    data: dict[str, Any]
+
+
+class EventLog:
+    """The last events; recording never waits for a listener."""
+
+    def __init__(self, now_s: Callable[[], float]) -> None:
+        self._now_s = now_s
+        self._events: deque[Event] = deque(maxlen=_KEPT)
+        self._next = int(now_s() * 1000)
+        self._news = asyncio.Event()
+
+    def record(self, kind: str, **data: Any) -> None:
+        self._next += 1
+        self._events.append(Event(self._next, self._now_s(), kind, data))
+        self._news.set()
+
+    def since(self, sequence: int) -> list[Event]:
+        """The events kept that came after *sequence*."""
+        return [event for event in self._events if event.sequence > sequence]
+
+    @property
+    def last(self) -> int:
+        """The sequence of the newest event."""
+        return self._next
+
+    def subscribe(self, after: int | None = None) -> Subscription:
+        """Events as they come, from now or from those after *after* that are still kept."""
+        return Subscription(self, self._next if after is None else after)
+
+    async def _more(self, after: int) -> Event:
+        while True:
+            for event in self._events:
+                if event.sequence > after:
+                    return event
+            self._news.clear()
+            await self._news.wait()
+
+
+class Subscription:
+    """An asynchronous iterator over events; a listener too slow misses the oldest."""
+
+    def __init__(self, log: EventLog, after: int) -> None:
+        self._log = log
+        self._after = after
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        event = await self._log._more(self._after)  # noqa: SLF001
+        self._after = event.sequence
+        return event
