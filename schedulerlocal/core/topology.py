@@ -128,6 +128,12 @@ def _check(topology: Topology) -> None:
         if cpu.id in listed:
             raise TopologyError(f"CPU {cpu.id} is listed twice; list each cpu_id once")
         listed.add(cpu.id)
+    for cpu in cpus:
+        if unlisted := set(cpu.siblings) - listed:
+            raise TopologyError(
+                f"CPU {cpu.id} names sibling {min(unlisted)}, which is not listed;"
+                " list that CPU or drop it from sib_smt"
+            )
     siblings = {cpu.id: {cpu.id, *cpu.siblings} for cpu in cpus}
     depth = len(cpus[0].caches)
     for cpu in cpus:
@@ -142,11 +148,6 @@ def _check(topology: Topology) -> None:
                 " add its row or correct numa_node"
             )
         for sibling in siblings[cpu.id]:
-            if sibling not in siblings:
-                raise TopologyError(
-                    f"CPU {cpu.id} names sibling {sibling}, which is not listed;"
-                    " list that CPU or drop it from sib_smt"
-                )
             if siblings[sibling] != siblings[cpu.id]:
                 raise TopologyError(
                     f"CPUs {cpu.id} and {sibling} disagree about their siblings;"
