@@ -68,10 +68,6 @@ class Totals:
     rejections: Mapping[str, Mapping[str, int]] | None
     """By level and resource; None where no rejections.csv tells."""
 
-    @property
-    def rejected(self) -> int:
-        return sum(sum(each.values()) for each in (self.rejections or {}).values())
-
 
 def totals(monitoring: Monitoring, rejections: Rejections | None) -> Totals:
     free = monitoring.free
@@ -124,22 +120,15 @@ Table = tuple[tuple[str, ...], Sequence[tuple[str, ...]]]
 
 def level_table(found: Totals) -> Table:
     """Per level, peak and mean of everything that has both."""
-    names = ["level", "VMs", "vCPUs sold", "CPUs owned", "CPUs used", "used/owned"]
-    if found.rejections is not None:
-        names += ["refused: CPUs", "memory"]
-    rows = []
-    refused = found.rejections or {}
-    never = Spread(None, None)
-    unseen = LevelTotals(never, never, never, never, None)
-    for label in sorted({*found.levels, *refused}, key=_ratio):
-        each = found.levels.get(label, unseen)
-        row = [label, *map(_both, (each.vms, each.vcpus, each.cpus, each.used_cpus))]
-        row.append("–" if each.used_ratio is None else f"{each.used_ratio:.0%}")
-        if found.rejections is not None:
-            counts = refused.get(label, {})
-            row += [str(counts.get("cpus", 0)), str(counts.get("memory_mib", 0))]
-        rows.append(tuple(row))
-    return tuple(names), rows
+    rows = [
+        (
+            label,
+            *map(_both, (each.vms, each.vcpus, each.cpus, each.used_cpus)),
+            "–" if each.used_ratio is None else f"{each.used_ratio:.0%}",
+        )
+        for label, each in found.levels.items()
+    ]
+    return ("level", "VMs", "vCPUs sold", "CPUs owned", "CPUs used", "used/owned"), rows
 
 
 def sentences(found: Totals) -> list[str]:
@@ -155,7 +144,13 @@ def sentences(found: Totals) -> list[str]:
         f"memory: at most {memory:.0f} of {found.capacity_memory_mib} MiB allocated",
     ]
     if found.rejections is not None:
-        lines.append(f"rejections: {found.rejected or 'none'}")
+        total = sum(sum(each.values()) for each in found.rejections.values())
+        parts = [
+            f"{count} for want of {'CPUs' if resource == 'cpus' else 'memory'} at level {label}"
+            for label, counts in found.rejections.items()
+            for resource, count in counts.items()
+        ]
+        lines.append(f"rejections: {total}" + (f" ({', '.join(parts)})" if parts else ""))
     return lines
 
 
@@ -163,11 +158,6 @@ def _duration(seconds: float) -> str:
     if seconds >= 3600:
         return f"{seconds / 3600:.2f} h"
     return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:g} s"
-
-
-def _ratio(label: str) -> float:
-    above, _, below = label.partition("/")
-    return float(above) / float(below or 1)
 
 
 def _both(spread: Spread) -> str:

@@ -18,6 +18,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import Locator, MaxNLocator, MultipleLocator
+from matplotlib.transforms import Bbox
 
 from schedulercommon.errors import OutputError
 from schedulercommon.levels import Level, format_level
@@ -29,7 +30,7 @@ INK = "#333333"
 MUTED = "#8A8A8A"
 GRID = "#E4E4E4"
 MOST_POINTS = 1200
-MOST_LEVELS = 10
+MOST_LEVELS = len(PALETTE)
 REJECTION_BINS = 48
 TIME_UNITS = (("hours", 3600.0, 10_800.0), ("minutes", 60.0, 180.0), ("seconds", 1.0, 0.0))
 """Name, length in s, and the shortest duration in s it suits."""
@@ -83,7 +84,7 @@ def _figure(monitoring: Monitoring, rejections: Rejections | None, title: str) -
     time = _Time(monitoring.times_s)
     by_size = sorted(monitoring.levels, key=lambda level: -monitoring.levels[level].cpus.max())
     shown = {level: monitoring.levels[level] for level in sorted(by_size[:MOST_LEVELS])}
-    coloured = sorted({*shown, *(level for level, _ in rejections or ())})
+    coloured = (*shown, *sorted({level for level, _ in rejections or ()} - shown.keys()))
     colours = dict(zip(coloured, cycle(PALETTE), strict=False))
     heights = [2.1, *(1.2 for _ in shown), 1.5]
     if rejections is not None:
@@ -115,7 +116,16 @@ def _figure(monitoring: Monitoring, rejections: Rejections | None, title: str) -
     if len(shown) < len(by_size):
         notes.append(f"the {len(shown)} largest of {len(by_size)} levels")
     figure.suptitle(" · ".join(notes), x=0.008, ha="left", fontsize=11.5, fontweight="bold")
+    _settle(figure)
     return figure
+
+
+def _settle(figure: Figure) -> None:
+    """Fix the layout, rounded: its solver's last digits differ from one drawing to the next."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for ax in figure.axes:
+        ax.set_position(Bbox(ax.get_position().get_points().round(4)))
 
 
 class _Time:
