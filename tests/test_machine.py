@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from schedulercommon.errors import TopologyError
 from schedulerlocal.core.machine import Machine, machine_topology
-from schedulerlocal.core.topology import Topology
+from schedulerlocal.core.topology import Topology, exclude
 
 ROOT = Path(__file__).parent.parent
 EPYC = "--sockets=2 --cores=64 --threads=2 --l3-cores=4 --numa-distance=32 --max-freq-khz=2000000"
@@ -217,8 +217,34 @@ def test_standard_output_may_be_closed_early() -> None:
 
 
 @pytest.mark.parametrize(
-    "figure", ["sockets", "nodes_per_socket", "cores", "threads", "memory_mib", "max_freq_khz"]
+    ("figures", "words"),
+    [
+        ({"sockets": 0}, "--sockets of at least 1"),
+        ({"threads": -1}, "--threads of at least 1"),
+        ({"max_freq_khz": -1}, "--max-freq-khz must be 0 or more"),
+        ({"private_caches": 16}, "--private-caches must be at most 15"),
+        ({"numa_distance": 9}, "--numa-distance must be from 10"),
+        ({"socket_distance": 256}, "--socket-distance must be from 10"),
+        ({"cores": 8193}, "8193 CPUs, more than the 8192"),
+        ({"nodes_per_socket": 3}, "does not divide the 4 cores of a socket"),
+        ({"l3_cores": 3}, "does not divide the 4 cores of a NUMA node"),
+        ({"l3_cores": -1}, "does not divide the 4 cores of a NUMA node"),
+        ({"nodes_per_socket": 2, "l3_cores": 4}, "does not divide the 2 cores of a NUMA node"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_no_machine_of_negative_size(figure: str) -> None:
-    with pytest.raises(TopologyError, match="--" + figure.replace("_", "-")):
-        Machine(**{"cores": 1, "memory_mib": 1, figure: -1})
+def test_impossible_machines(figures: dict[str, int], words: str) -> None:
+    with pytest.raises(TopologyError, match=words):
+        Machine(**{"cores": 4, "memory_mib": 1, **figures})
+
+
+def test_excluded_cpus_do_not_exist() -> None:
+    machine = machine_topology(Machine(cores=4, threads=2, memory_mib=1))
+    rest = exclude(machine, (0, 1, 4))
+    assert rest.ids == (2, 3, 5, 6, 7)
+    assert rest.core_of == {2: (2, 6), 3: (3, 7), 5: (5,), 6: (2, 6), 7: (3, 7)}
+    assert rest.host_count == 8
+    kept = list(rest.ids)
+    assert (rest.distances == machine.distances[kept][:, kept]).all()
+    with pytest.raises(TopologyError, match="every CPU of the host is excluded"):
+        exclude(machine, machine.ids)

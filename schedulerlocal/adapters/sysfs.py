@@ -87,11 +87,11 @@ def _online(directory: Path, present: Cpus, notes: list[str]) -> Cpus:
             f"{directory} shows no CPU that is online; mount /sys, or give the topology as a file"
         )
     if offline := set(present) - set(online):
-        notes.append(f"CPUs {format_cpulist(offline)} are offline and left out")
+        notes.append(f"CPUs left out because they are offline: {format_cpulist(offline)}")
     if isolated := set(_cpulist(directory / "isolated") or ()) & set(online):
         notes.append(
-            f"CPUs {format_cpulist(isolated)} are isolated from the kernel's scheduler and listed"
-            " all the same; exclude them if they are not meant for VMs"
+            "CPUs isolated from the kernel's scheduler, listed all the same (exclude them if they"
+            f" are not meant for VMs): {format_cpulist(isolated)}"
         )
     return online
 
@@ -127,9 +127,7 @@ def _node_of(nodes: Mapping[int, _Node], online: Cpus, notes: list[str]) -> dict
     node_of = dict.fromkeys(online, lowest)
     node_of |= {cpu: number for number, node in nodes.items() for cpu in node.cpus}
     if homeless := set(online) - {cpu for node in nodes.values() for cpu in node.cpus}:
-        notes.append(
-            f"CPUs {format_cpulist(homeless)} are on no NUMA node and taken to be on {lowest}"
-        )
+        notes.append(f"CPUs on no NUMA node, taken to be on {lowest}: {format_cpulist(homeless)}")
     return node_of
 
 
@@ -186,8 +184,8 @@ def _caches(directory: Path, online: Cpus, notes: list[str]) -> dict[int, tuple[
         notes.append(f"{directory} shows no caches; CPUs are apart by their NUMA nodes alone")
     if shallow := [cpu for cpu in online if len(found[cpu]) < depth]:
         notes.append(
-            f"CPUs {format_cpulist(shallow)} have fewer cache indexes than others; their last"
-            " cache is taken for the missing ones"
+            "CPUs with fewer cache indexes than others, whose last cache is taken for the missing"
+            f" ones: {format_cpulist(shallow)}"
         )
     full = {
         cpu: caches + [_Cache(None, caches[-1].shared_by if caches else (cpu,))] * depth
