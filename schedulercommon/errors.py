@@ -116,6 +116,8 @@ class RequestCancelled(RefusedError):
 
 class HypervisorError(RefusedError):
     code = "hypervisor-failed"
+    clean = True
+    """Whether everything done before was undone; if not, the repair pass goes on."""
 
 
 class NotReady(RefusedError):

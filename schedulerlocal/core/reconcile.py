@@ -41,7 +41,7 @@ class Reconciliation:
 def reconcile(
     state: HostState, found: Iterable[FoundVm], owned: Mapping[Level, Cpus] | None = None
 ) -> Reconciliation:
-    """Compare *state* with the VMs *found*; *owned* is what levels own, by default as in *state*."""
+    """Compare *state* with the VMs *found*; *owned* by the levels is by default as in *state*."""
     by_name = {each.spec.name: each for each in found}
     known = [vm.name for vm in state.vms() if vm.name in by_name]
     ordered = [by_name[name] for name in dict.fromkeys((*known, *by_name))]

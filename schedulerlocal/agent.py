@@ -1,0 +1,300 @@
+"""The agent: what may be asked of a host, each request planned, carried out and committed whole.
+
+Requests are planned on the current snapshot under the keeper's lock, so that what was decided is
+what is there. The same request asked twice is answered once and for all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from uuid import uuid4
+
+from schedulercommon.errors import (
+    BadRequest,
+    HypervisorError,
+    NameTaken,
+    NoCapacity,
+    NotReady,
+    Overloaded,
+    RefusedError,
+    RequestCancelled,
+    WrongState,
+)
+from schedulercommon.levels import Level, format_level
+from schedulercommon.model import Rejection, VmSpec, VmState, same_request
+from schedulerlocal.core.decisions import resized_spec
+from schedulerlocal.core.lifecycle import Verb, state_after
+from schedulerlocal.core.planner import plan_adopt, plan_deploy, plan_recount, plan_remove
+from schedulerlocal.core.state import HostState, Vm
+from schedulerlocal.core.steps import Plan
+from schedulerlocal.events import EventLog
+from schedulerlocal.keeper import HostKeeper
+
+_MOST_WAITING = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """What became of a deploy."""
+
+    vm: Vm
+    created: bool
+    """False if it was there already, asked for in the same words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resized:
+    """When each size takes effect: ``live``, ``next-boot`` or ``unchanged``."""
+
+    vcpus: str
+    memory_mib: str
+
+
+@dataclass(slots=True)
+class _Flight:
+    """A deploy under way, and what its namesakes wait for."""
+
+    spec: VmSpec
+    answer: asyncio.Future[Deployment | RefusedError]
+
+
+class HostAgent:
+    """The requests of one host; every refusal is a RefusedError, and nothing has changed."""
+
+    def __init__(self, name: str, keeper: HostKeeper) -> None:
+        self.name = name
+        self._keeper = keeper
+        self._waiting = 0
+        self._closing = False
+        self._flights: dict[str, _Flight] = {}
+
+    @property
+    def state(self) -> HostState:
+        return self._keeper.state
+
+    @property
+    def states(self) -> Mapping[str, VmState]:
+        """What each VM is doing, by name."""
+        return self._keeper.states
+
+    @property
+    def ready(self) -> bool:
+        return self._keeper.ready and not self._closing
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences about what an operator should look into."""
+        return self._keeper.warnings
+
+    @property
+    def events(self) -> EventLog:
+        return self._keeper.events
+
+    async def close(self) -> None:
+        """Take nothing new, and let the plan in hand finish."""
+        self._closing = True
+        await self._keeper.close()
+
+    async def deploy(self, spec: VmSpec) -> Deployment:
+        """Place *spec*, or find it placed already."""
+        while (flight := self._flights.get(spec.name)) is not None:
+            if not same_request(flight.spec, spec):
+                raise NameTaken(spec.name)
+            answer = await asyncio.shield(flight.answer)
+            if isinstance(answer, Deployment):
+                return replace(answer, created=False)
+            # that its request was cancelled says nothing about ours
+            if not isinstance(answer, RequestCancelled) or self._cancelled(spec):
+                raise answer
+        self._check_open()
+        self._refuse_cancelled(spec)
+        if self.state.level_of(spec.name) is not None:
+            vm = self.state.vm(spec.name)
+            if vm.foreign or not same_request(vm.spec, spec):
+                raise NameTaken(spec.name)
+            return Deployment(vm, created=False)
+        if not spec.request_id:
+            spec = replace(spec, request_id=uuid4().hex)
+        flight = _Flight(spec, asyncio.get_running_loop().create_future())
+        self._flights[spec.name] = flight
+        answer = HypervisorError("the deploy was interrupted; repeat the same request")
+        try:
+            answer = await self._deploy(spec)
+        except RefusedError as problem:
+            answer = problem
+            raise
+        finally:
+            del self._flights[spec.name]
+            flight.answer.set_result(answer)
+        return answer
+
+    async def _deploy(self, spec: VmSpec) -> Deployment:
+        keeper = self._keeper
+        kept = False
+        try:
+            # without the lock: making a disk may take long
+            await keeper.call(keeper.hypervisor.prepare(spec), "preparing the image")
+            async with self._change():
+                self._refuse_cancelled(spec)
+                plan = _fitting(plan_deploy(self.state, spec))
+                await keeper.apply(plan, spec, "deploy", ended="deployed", failed="undone")
+                kept = True
+                keeper.states[spec.name] = VmState.RUNNING if spec.start else VmState.DOWN
+                self.events.record("deployed", vm=spec.name, request_id=spec.request_id)
+                return Deployment(self.state.vm(spec.name), created=True)
+        finally:
+            if not kept:
+                await keeper.discard(spec)
+
+    async def remove(self, name: str) -> None:
+        """Stop the VM called *name* by force and forget it."""
+        flight = self._flights.get(name)
+        if flight is not None:
+            await asyncio.shield(flight.answer)
+        async with self._change():
+            vm = self._own(name)
+            plan = plan_remove(self.state, name)
+            await self._keeper.apply(plan, vm.spec, "remove", ended="removed", failed="deployed")
+            self._keeper.states.pop(name, None)
+            self.events.record("removed", vm=name)
+
+    async def cancel(self, request_id: str) -> str:
+        """Refuse *request_id* from now on, and say what became of it.
+
+        ``deployed`` (the VM is there and stays), ``removed``, ``undone`` (it was refused or
+        failed), or ``cancelled`` (it was never carried out and never will be).
+        """
+        journal = self._keeper.journal
+        async with self._change():
+            there = any(vm.spec.request_id == request_id for vm in self.state.vms())
+            outcome = "deployed" if there else journal.outcome(request_id) or "cancelled"
+            await journal.cancel(request_id)
+            self.events.record("cancelled", request_id=request_id, outcome=outcome)
+            return outcome
+
+    async def power(self, name: str, verb: Verb, force: bool = False) -> VmState:
+        """Do what *verb* says; returns the state it led to.
+
+        The lock is not held meanwhile: a guest may take long to shut down.
+        """
+        self._check_open()
+        keeper = self._keeper
+        self._own(name)
+        if name in keeper.busy:
+            raise WrongState(f"VM {name!r} is busy with another verb; repeat this one later")
+        after = state_after(name, verb, self.states[name], force)
+        keeper.busy.add(name)
+        try:
+            await keeper.call(keeper.hypervisor.power(name, verb, force), verb)
+        finally:
+            keeper.busy.discard(name)
+        async with keeper.lock:
+            if self.state.level_of(name) is None:
+                return after
+            keeper.set_state(name, after)
+            vm = self.state.vm(name)
+            if vm.vcpus != vm.spec.vcpus or self._boot_mib(vm) != vm.spec.max_memory_mib:
+                await keeper.settle()  # what waited for this boot counts no more
+        return after
+
+    async def resize(self, name: str, vcpus: int | None, memory_mib: int | None) -> Resized:
+        """Give the VM called *name* another size; None leaves that one as it is."""
+        async with self._change():
+            vm = self._own(name)
+            try:
+                spec = resized_spec(vm.spec, vcpus, memory_mib)
+            except ValueError as problem:
+                raise BadRequest(str(problem)) from problem
+            if spec == vm.spec:
+                return Resized("unchanged", "unchanged")
+            counted_vcpus, counted_mib = spec.vcpus, spec.max_memory_mib
+            if self.states[name] is not VmState.DOWN:
+                # until the guest has given them up, or booted anew, the larger sizes count
+                counted_vcpus = max(counted_vcpus, vm.vcpus)
+                counted_mib = max(counted_mib, self._boot_mib(vm))
+            plan = _fitting(plan_recount(self.state, name, spec, counted_vcpus, counted_mib))
+            await self._keeper.apply(plan, spec, "resize", ended="deployed", failed="deployed")
+            domain = await self._keeper.settle(name=name)
+            self.events.record("resized", vm=name, vcpus=spec.vcpus, memory_mib=spec.memory_mib)
+            found = domain.found if domain else None
+            return Resized(
+                vcpus=_when(
+                    changed=spec.vcpus != vm.spec.vcpus,
+                    in_force=found is None or found.vcpus == spec.vcpus,
+                ),
+                memory_mib=_when(
+                    changed=spec.memory_mib != vm.spec.memory_mib,
+                    in_force=found is None or found.boot_memory_mib == spec.max_memory_mib,
+                ),
+            )
+
+    async def adopt(
+        self, name: str, level: Level, labels: tuple[tuple[str, str], ...] = (), owner: str = ""
+    ) -> Vm:
+        """Make the VM called *name*, which was not made here, ours, at *level*."""
+        async with self._change():
+            vm = self.state.vm(name)
+            if not vm.foreign:
+                raise WrongState(f"VM {name!r} is ours already; resize or remove it instead")
+            spec = replace(
+                vm.spec,
+                level=level,
+                runs_at=level,
+                labels=labels,
+                owner=owner,
+                request_id=vm.spec.request_id or uuid4().hex,
+            )
+            plan = _fitting(plan_adopt(self.state, name, spec))
+            await self._keeper.apply(plan, spec, "adopt", ended="deployed", failed="undone")
+            self.events.record("adopted", vm=name, level=format_level(level))
+            return self.state.vm(name)
+
+    @asynccontextmanager
+    async def _change(self) -> AsyncIterator[None]:
+        """The lock, for a request: refused while not ready, and if too many wait already."""
+        self._check_open()
+        if self._waiting >= _MOST_WAITING:
+            raise Overloaded(f"{self._waiting} changes are waiting already; try again in a moment")
+        self._waiting += 1
+        try:
+            async with self._keeper.lock:
+                self._check_open()
+                yield
+        finally:
+            self._waiting -= 1
+
+    def _check_open(self) -> None:
+        if not self.ready:
+            raise NotReady("this local scheduler is starting or stopping; try again in a moment")
+
+    def _cancelled(self, spec: VmSpec) -> bool:
+        return bool(spec.request_id) and self._keeper.journal.cancelled(spec.request_id)
+
+    def _refuse_cancelled(self, spec: VmSpec) -> None:
+        if self._cancelled(spec):
+            raise RequestCancelled(spec.request_id)
+
+    def _own(self, name: str) -> Vm:
+        """The VM called *name*, if it is ours to change; raises UnknownVm or WrongState."""
+        vm = self.state.vm(name)
+        if vm.foreign:
+            raise WrongState(f"VM {name!r} was not made here; adopt it first")
+        return vm
+
+    def _boot_mib(self, vm: Vm) -> int:
+        return vm.memory_mib - self.state.host.rules.vm_overhead_mib
+
+
+def _fitting(outcome: Plan | Rejection) -> Plan:
+    if isinstance(outcome, Rejection):
+        raise NoCapacity(outcome.sentence)
+    return outcome
+
+
+def _when(*, changed: bool, in_force: bool) -> str:
+    if not changed:
+        return "unchanged"
+    return "live" if in_force else "next-boot"

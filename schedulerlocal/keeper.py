@@ -1,0 +1,255 @@
+"""The keeper: a host's state, and its agreement with the hypervisor.
+
+It carries plans out and commits them, finishes what a crash cut short, and reconciles: at the
+start, when the hypervisor says something changed, and every now and then. Whoever changes
+anything holds ``lock``; readers take ``state`` without waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+from schedulercommon.errors import HypervisorError, RefusedError
+from schedulercommon.levels import Level
+from schedulercommon.model import VmSpec, VmState
+from schedulerlocal.carryout import carry_out
+from schedulerlocal.core.host import Host
+from schedulerlocal.core.lifecycle import Verb
+from schedulerlocal.core.reconcile import Reconciliation, reconcile, warnings
+from schedulerlocal.core.state import HostState, Vm
+from schedulerlocal.core.steps import Plan, Remove
+from schedulerlocal.core.topology import Cpus
+from schedulerlocal.events import EventLog
+from schedulerlocal.ports import Begun, Domain, Hypervisor, Journal
+
+T = TypeVar("T")
+
+_RETRY_S = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class HostKeeper:
+    """See the module; ``start`` before anything else."""
+
+    def __init__(
+        self,
+        host: Host,
+        hypervisor: Hypervisor,
+        journal: Journal,
+        *,
+        now_s: Callable[[], float],
+        repair: bool = True,
+        call_timeout_s: float = 60.0,
+        boot_id: str = "",
+    ) -> None:
+        self.state = HostState(host, {})
+        self.states: dict[str, VmState] = {}
+        """What each VM is doing, by name."""
+        self.ready = False
+        self.lock = asyncio.Lock()
+        self.events = EventLog(now_s)
+        self.hypervisor = hypervisor
+        self.journal = journal
+        self.busy: set[str] = set()
+        """VMs with a verb under way, whose state is about to change."""
+        self._now_s = now_s
+        self._repair = repair
+        self._timeout_s = call_timeout_s
+        self._boot_id = boot_id
+        self._look = asyncio.Event()
+        self._warned: tuple[HostState, tuple[str, ...]] | None = None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences about what an operator should look into."""
+        if self._warned is None or self._warned[0] is not self.state:
+            self._warned = (self.state, warnings(self.state))
+        return self._warned[1]
+
+    async def start(self) -> None:
+        """Read what is there, finish or undo what was begun, set right what differs."""
+        remembered = self.journal.read()
+        generation = max(int(self._now_s() * 1000), remembered.generation + 1)
+        self.state = replace(self.state, generation=generation)
+        await self.call(self.hypervisor.open(self._look.set), "connecting")
+        rebooted = bool(remembered.boot_id) and remembered.boot_id != self._boot_id
+        async with self.lock:
+            await self._finish_begun(remembered.begun)
+            await self.settle(remembered.owned)
+            half_made = {each.name for each in remembered.begun if each.action == "deploy"}
+            await self._start_wanted(None if rebooted else half_made)
+        self.journal.note(self.state.generation, self._owned())
+        self.ready = True
+        self.events.record("ready", vms=len(self.states), generation=self.state.generation)
+
+    async def close(self) -> None:
+        """Let the plan in hand finish, then let go of hypervisor and journal."""
+        async with self.lock:
+            self.ready = False
+            await self.hypervisor.close()
+        self.journal.close()
+
+    async def keep_watch(self, delay_s: float) -> None:
+        """Reconcile whenever the hypervisor says something changed, and every *delay_s* anyway."""
+        while True:
+            try:
+                async with asyncio.timeout(delay_s):
+                    await self._look.wait()
+            except TimeoutError:
+                pass
+            self._look.clear()
+            try:
+                async with self.lock:
+                    await self.settle()
+            except RefusedError as problem:
+                _log.warning("looking at the hypervisor failed: %s", problem)
+                self.events.record("hypervisor-failed", reason=str(problem))
+                # asking again at once would fail the same way
+                await asyncio.sleep(min(delay_s, _RETRY_S))
+
+    async def apply(
+        self, plan: Plan, spec: VmSpec, action: str, *, ended: str, failed: str
+    ) -> None:
+        """Journal, perform and commit *plan*, which does *action* to the VM of *spec*.
+
+        *ended* and *failed* are what is noted as having become of it. Raises HypervisorError
+        with everything undone; what may be left all the same is for the next pass.
+        """
+        self.journal.begin(action, spec)
+        try:
+            left = await carry_out(plan.steps, self.hypervisor, self._timeout_s)
+        except HypervisorError as problem:
+            self.journal.end(spec, failed, self.state.generation, None)
+            self.events.record("undone", vm=spec.name, reason=str(problem), clean=problem.clean)
+            if not problem.clean:
+                self._look.set()
+            raise
+        before, self.state = self.state, plan.after
+        self.journal.end(spec, ended, self.state.generation, self._owned(before))
+        if left is not None:
+            self.events.record("incomplete", vm=spec.name, reason=str(left))
+            self._look.set()
+
+    async def settle(
+        self, owned: Mapping[Level, Cpus] | None = None, name: str | None = None
+    ) -> Domain | None:
+        """Reconcile; returns the domain called *name*. The lock is held; raises HypervisorError."""
+        domains = await self.call(self.hypervisor.domains(), "listing VMs")
+        undone = [each for each in domains if self._was_undone(each)]
+        if undone and self._repair:
+            await self._remove(undone, "its deploy was undone")
+            domains = [each for each in domains if each not in undone]
+        result = reconcile(self.state, [each.found for each in domains], owned)
+        before, self.state = self.state, result.after
+        await self._set_right(result)
+        for each in domains:
+            if each.name not in self.busy:
+                self.set_state(each.name, each.state)
+        for gone in self.states.keys() - {each.name for each in domains}:
+            del self.states[gone]
+        if self.state is not before:
+            self.journal.note(self.state.generation, self._owned(before))
+        return next((each for each in domains if each.name == name), None)
+
+    def set_state(self, name: str, state: VmState) -> None:
+        """Note what the VM called *name* is doing now."""
+        before = self.states.get(name)
+        if before is not state:
+            self.states[name] = state
+            self.state = replace(self.state, generation=self.state.generation + 1)
+            self.events.record("state", vm=name, before=before, after=state)
+
+    async def call(self, call: Awaitable[T], doing: str) -> T:
+        """Await *call*, but not for ever; raises HypervisorError."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await call
+        except TimeoutError:
+            raise HypervisorError(
+                f"the hypervisor did not answer ({doing}) within {self._timeout_s:g} s;"
+                " look at its log and try again"
+            ) from None
+
+    async def discard(self, spec: VmSpec) -> None:
+        """Undo the preparations for *spec*; a failure is logged."""
+        try:
+            await self.call(self.hypervisor.discard(spec), "discarding a disk")
+        except HypervisorError as problem:
+            _log.warning("the disk of %s is left behind: %s", spec.name, problem)
+
+    async def _set_right(self, result: Reconciliation) -> None:
+        for finding in result.findings:
+            self.events.record(
+                "repair" if finding.kind == "moved" else finding.kind,
+                vm=finding.vm,
+                before=finding.before,
+                after=finding.after,
+                done=self._repair,
+            )
+        if self._repair and result.steps:
+            try:
+                await carry_out(result.steps, self.hypervisor, self._timeout_s)
+            except HypervisorError as problem:
+                _log.warning("repairing failed, the next pass tries again: %s", problem)
+
+    def _was_undone(self, domain: Domain) -> bool:
+        """Whether a VM of ours is there although its deploy was answered with a failure."""
+        spec = domain.found.spec
+        return (
+            not domain.found.foreign
+            and self.state.level_of(spec.name) is None
+            and bool(spec.request_id)
+            and self.journal.outcome(spec.request_id) in ("undone", "removed")
+        )
+
+    async def _remove(self, domains: list[Domain], reason: str) -> None:
+        for domain in domains:
+            found = domain.found
+            vm = Vm(found.spec, found.vcpus, found.boot_memory_mib, found.memory_nodes)
+            await self.call(self.hypervisor.perform(Remove(vm, found.pinned)), "removing")
+            self.events.record("removed", vm=vm.name, reason=reason)
+
+    async def _finish_begun(self, begun: tuple[Begun, ...]) -> None:
+        """What a crash cut short: a deploy stands if its VM does, a remove is carried through."""
+        domains = await self.call(self.hypervisor.domains(), "listing VMs")
+        there = {each.name: each for each in domains if not each.found.foreign}
+        for change in begun:
+            domain = there.get(change.name)
+            outcome = "deployed"
+            if change.action == "remove":
+                outcome = "removed"
+                await self._remove([domain] if domain else [], "its removal had begun")
+            elif change.action == "deploy" and domain is None:
+                outcome = "undone"
+                await self.discard(change.spec)
+            self.journal.end(change.spec, outcome, self.state.generation, None)
+            self.events.record("finished", vm=change.name, action=change.action, outcome=outcome)
+
+    async def _start_wanted(self, names: set[str] | None) -> None:
+        """Start the VMs that are wanted running and are down, of those in *names* or of all."""
+        for vm in list(self.state.vms()):
+            wanted = vm.spec.start and not vm.foreign and self.states[vm.name] is VmState.DOWN
+            if not wanted or (names is not None and vm.name not in names):
+                continue
+            try:
+                await self.call(self.hypervisor.power(vm.name, Verb.START, False), "starting")
+                self.set_state(vm.name, VmState.RUNNING)
+            except HypervisorError as problem:
+                self.events.record("not-started", vm=vm.name, reason=str(problem))
+
+    def _owned(self, since: HostState | None = None) -> dict[Level, Cpus]:
+        """What levels own; with *since*, only those that changed, () for a level that ended."""
+        now = {level: subset.cpus for level, subset in self.state.subsets.items()}
+        if since is None:
+            return now
+        then = {level: subset.cpus for level, subset in since.subsets.items()}
+        return {
+            level: now.get(level, ())
+            for level in (*then, *now)
+            if now.get(level) != then.get(level)
+        }
