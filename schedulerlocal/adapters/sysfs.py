@@ -1,7 +1,7 @@
 """The topology of the machine we run on, from ``/sys`` and ``/proc``.
 
 The kernel leaves much open: CPUs may be offline or their numbers have holes, caches may have no
-id, or one that contradicts who shares them (virtual machines, some firmware), frequency and NUMA
+id, or one that contradicts who shares them (seen in virtual machines), frequency and NUMA
 may be missing. Only CPUs that are online are listed. Nodes are those of ``/sys/devices/system/
 node``, never the package: one package can hold several. Whatever had to be made up or is worth
 knowing is in the topology's notes.
