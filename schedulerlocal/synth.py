@@ -24,13 +24,13 @@ from schedulercommon.errors import OutputError, UsageError
 from schedulercommon.levels import Level, format_level, gb_to_mib
 from schedulercommon.sizing import cpus_needed
 from schedulerlocal.adapters.tracecsv import HEADER
+from schedulerlocal.core.usageclasses import PEAK_HOUR, USAGE
 from schedulerlocal.options import Options, exit_code
 
 LEVELS = (Fraction(1), Fraction(2), Fraction(3))
 SUMMARY = "Make a monitoring trace of a host, drawn from published statistics."
 NO_VM = "\tNone" * 6
 DAY_S = 86_400.0
-PEAK_HOUR = 15.0
 
 Quantiles = tuple[tuple[Fraction, float], ...]
 """Values in ascending order, each with its probability."""
@@ -52,28 +52,6 @@ MEMORY_GB: Quantiles = (
 )
 RANK_CORRELATION = 0.8
 
-
-@dataclass(frozen=True, slots=True)
-class UsageClass:
-    """How a kind of VM uses its vCPUs; shares of 1."""
-
-    share: float
-    """Of all VMs."""
-    average: tuple[float, float]
-    high: tuple[float, float]
-    """What one sample in twenty reaches."""
-    turnover: float
-    """Arrivals, and departures, per VM and day."""
-    rhythmic: float
-    """VMs that follow the day closely."""
-
-
-USAGE = (
-    UsageClass(0.36, (0.002, 0.333), (0.666, 1.0), 0.60, 0.011),
-    UsageClass(0.28, (0.0, 0.259), (0.0, 0.312), 0.15, 0.004),
-    UsageClass(0.21, (0.001, 0.519), (0.26, 0.702), 0.32, 0.008),
-    UsageClass(0.14, (0.293, 1.0), (0.521, 1.0), 0.57, 0.008),
-)
 HIGH_CHANCE = 0.05
 MEAN_TURNOVER = sum(each.share * each.turnover for each in USAGE) / sum(
     each.share for each in USAGE
