@@ -8,7 +8,6 @@ the VM left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from schedulercommon.errors import TraceError
@@ -18,9 +17,12 @@ from schedulerlocal.core.decisions import deployed, recounted, removed, resized_
 from schedulerlocal.core.state import HostState
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class VmRow:
-    """What a vm row says that rarely changes."""
+    """What a vm row says beside its time and value; the same object as long as it says the same."""
+
+    tail: bytes
+    """The row as read from the tab after its value on."""
 
     uuid: str
     name: str
@@ -33,18 +35,18 @@ class VmRow:
 
 @dataclass(slots=True)
 class Tick:
-    """All rows of one timestamp.
+    """All rows of one timestamp; a vm row is kept whole, as read.
 
-    A vm row is kept as read, under its *tail*: what follows its value, tab included. Tails
-    repeat from one timestamp to the next, so that one like the one before is known by its keys.
+    Rows repeat from one timestamp to the next but for time and value, so that one like the one
+    before is known by comparing the keys of ``cpu`` and ``mem``.
     """
 
     time: bytes
     """As written."""
     line: int
     """Of its first row."""
-    cpu: dict[bytes, bytes] = field(default_factory=dict)
-    mem: dict[bytes, bytes] = field(default_factory=dict)
+    cpu: dict[VmRow, bytes] = field(default_factory=dict)
+    mem: dict[VmRow, bytes] = field(default_factory=dict)
     usage: dict[tuple[bytes, str], bytes] = field(default_factory=dict)
     """Value of the other rows, as written, by resource and ``global`` or the subset's name."""
     others: int = 0
@@ -71,9 +73,8 @@ class Presence:
     """A VM the trace shows at the moment."""
 
     cpu: VmRow
-    cpu_tail: bytes
     mem: VmRow | None = None
-    mem_tail: bytes = b""
+    """Of the newest timestamp that had one."""
     accepted: bool = False
 
 
@@ -104,25 +105,23 @@ class Replay:
         self.totals = Totals()
         self.warnings: dict[str, str] = {}
         """The first of each kind."""
-        self._cpu: dict[bytes, bytes] = {}
-        self._mem: dict[bytes, bytes] = {}
+        self._cpu: dict[VmRow, bytes] = {}
+        self._mem: dict[VmRow, bytes] = {}
+        self._labels: list[str] = []
 
-    def take_in(self, tick: Tick, rows: dict[bytes, VmRow]) -> list[Refusal]:
-        """Decide what *tick* asks for; *rows* gives the meaning of its tails.
-
-        Raises TraceError where a VM's memory is nowhere to be found.
-        """
+    def take_in(self, tick: Tick) -> list[Refusal]:
+        """Decide what *tick* asks for; raises TraceError where a VM's memory is nowhere."""
         self.totals.ticks += 1
         self._check_subset_rows(tick)
         if tick.cpu.keys() == self._cpu.keys() and tick.mem.keys() == self._mem.keys():
             self._cpu, self._mem = tick.cpu, tick.mem
             return []
-        gone, changed, new = self._differences(tick, rows)
+        gone, changed, new = self._differences(tick)
         self._cpu, self._mem = tick.cpu, tick.mem
         for uuid in gone:
             self._remove(uuid)
         time = tick.time.decode()
-        refusals = [self._resize(time, self.present[uuid]) for uuid in changed]
+        refusals = [self._resize(time, presence) for presence in changed]
         refusals += [self._deploy(time, presence) for presence in new]
         self.version += 1
         self._count()
@@ -130,38 +129,34 @@ class Replay:
         self.totals.refusals += len(found)
         return found
 
-    def _differences(
-        self, tick: Tick, rows: dict[bytes, VmRow]
-    ) -> tuple[list[str], list[str], list[Presence]]:
+    def _differences(self, tick: Tick) -> tuple[list[str], list[Presence], list[Presence]]:
         """Who left, who may have another size, and who came, each in the order of the rows."""
-        shown = {rows[tail].uuid: tail for tail in tick.cpu}
-        memory = {rows[tail].uuid: tail for tail in tick.mem}
+        shown = {row.uuid: row for row in tick.cpu}
+        memory = {row.uuid: row for row in tick.mem}
         if len(shown) < len(tick.cpu) or len(memory) < len(tick.mem):
             self.warn(
                 "twice",
                 f"line {tick.line}: the timestamp {tick.time.decode()} shows a VM in two sizes;"
                 " the last row counts, keep one",
             )
-        gone = [uuid for uuid in self.present if uuid not in shown]
-        changed: list[str] = []
+        present = self.present
+        gone = [uuid for uuid in present if uuid not in shown]
+        changed: list[Presence] = []
         new: list[Presence] = []
-        for uuid, tail in shown.items():
-            presence = self.present.get(uuid)
-            mem_tail = memory.get(uuid, b"")
-            if presence and presence.cpu_tail == tail and presence.mem_tail == mem_tail:
+        for uuid, row in shown.items():
+            presence = present.get(uuid)
+            mem = memory.get(uuid)
+            if presence is not None and presence.cpu is row and (presence.mem is mem or not mem):
                 continue
-            row = rows[tail]
-            if presence and presence.cpu.level == row.level:
-                presence.cpu, presence.cpu_tail = row, tail
-                changed.append(uuid)
+            if presence is not None and presence.cpu.level == row.level:
+                presence.cpu = row
+                changed.append(presence)
             else:
-                if presence:
+                if presence is not None:
                     gone.append(uuid)
-                presence = Presence(row, tail)
+                presence = Presence(row)
                 new.append(presence)
-            presence.mem_tail = mem_tail
-            if mem_tail:
-                presence.mem = rows[mem_tail]
+            presence.mem = mem or presence.mem
         return gone, changed, new
 
     def _remove(self, uuid: str) -> None:
@@ -202,8 +197,7 @@ class Replay:
         return None
 
     def _check_subset_rows(self, tick: Tick) -> None:
-        for level in self.state.subsets:
-            label = f"subset-{format_level(level)}"
+        for label in self._labels:
             if (b"cpu", label) not in tick.usage and tick.cpu:
                 self.warn(
                     label,
@@ -217,6 +211,7 @@ class Replay:
 
     def _count(self) -> None:
         totals, state = self.totals, self.state
+        self._labels = [f"subset-{format_level(level)}" for level in state.subsets]
         totals.peak_cpus = max(totals.peak_cpus, state.allocated_cpus)
         totals.peak_memory_mib = max(totals.peak_memory_mib, state.allocated_memory_mib)
         totals.peak_vms = max(
@@ -229,14 +224,6 @@ class Replay:
                 max(vcpus, subset.vcpus),
                 max(cpus, len(subset.cpus)),
             )
-
-
-def replay(
-    ticks: Iterable[tuple[Tick, dict[bytes, VmRow]]], into: Replay
-) -> Iterable[tuple[Tick, list[Refusal]]]:
-    """Each timestamp with what was refused at it, *into* having taken it in."""
-    for tick, rows in ticks:
-        yield tick, into.take_in(tick, rows)
 
 
 def _refusal(time: str, action: str, cpu: VmRow, mem: VmRow, rejection: Rejection) -> Refusal:

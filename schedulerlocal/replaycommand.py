@@ -49,8 +49,8 @@ def run_replay(host: Host, files: ReplayFiles) -> None:
             bar = stack.enter_context(_progress())
             task = bar.add_task(f"replaying {files.trace.name}", total=_size_bytes(files.trace))
             monitoring, refused = _writers(stack, host, files, replay)
-            for tick, rows in reader.ticks():
-                refusals = replay.take_in(tick, rows)
+            for tick in reader.ticks():
+                refusals = replay.take_in(tick)
                 if monitoring is not None:
                     monitoring.write(tick)
                 for refusal in refusals:

@@ -18,7 +18,7 @@ from schedulercommon.model import VmSpec
 from schedulerlocal.adapters.tracecsv import HEADER
 from schedulerlocal.core.cpulist import format_cpulist
 from schedulerlocal.core.state import HostState, Subset
-from schedulerlocal.replay import Presence, Refusal, Replay, Tick
+from schedulerlocal.replay import Presence, Refusal, Replay, Tick, VmRow
 
 REFUSAL_COLUMNS = (
     "tmp",
@@ -33,7 +33,7 @@ REFUSAL_COLUMNS = (
     "free",
 )
 _NOTHING = b"None"
-_KEPT_TAILS = 4096
+_KEPT_ROWS = 4096
 
 
 class WholeRecords:
@@ -91,7 +91,7 @@ class _LevelRows:
     names: str
     shown: list[tuple[Presence, VmSpec]]
     tail: bytes = b""
-    tails: list[bytes] = field(default_factory=list)
+    rows: list[VmRow] = field(default_factory=list)
 
 
 class MonitoringWriter:
@@ -103,10 +103,10 @@ class MonitoringWriter:
         self._version = -1
         self._levels: dict[Level, _LevelRows] = {}
         self._memory_tail = b""
-        self._mem_tails: list[bytes] = []
-        self._rewritten: dict[bytes, bytes] = {}
-        self._written: dict[bytes, tuple[int, bytes]] = {}
-        """By tail, the size it was last compared with and what it is to be written as."""
+        self._mem_rows: list[VmRow] = []
+        self._rewritten: dict[VmRow, bytes] = {}
+        self._written: dict[VmRow, tuple[int, bytes]] = {}
+        """The size a row was last compared with, and the tail it is to be written with."""
         host = replay.state.host
         empty = b"\tNone" * 6 + b"\n"
         self._cpu_total = b"\t%d%s" % (host.cpus, empty)
@@ -122,11 +122,11 @@ class MonitoringWriter:
         for level, of_level in self._levels.items():
             label = f"subset-{format_level(level)}"
             rows.append(_row(time, b"subset", b"cpu", usage, label, of_level.tail))
-            self._vm_rows(rows, time, b"cpu", tick.cpu, of_level.tails)
+            self._vm_rows(rows, time, b"cpu", tick.cpu, of_level.rows)
         rows.append(_row(time, b"global", b"mem", usage, "global", self._mem_total))
         if self._levels:
             rows.append(_row(time, b"subset", b"mem", usage, "subset-1.0", self._memory_tail))
-        self._vm_rows(rows, time, b"mem", tick.mem, self._mem_tails)
+        self._vm_rows(rows, time, b"mem", tick.mem, self._mem_rows)
         self._file.write(b"".join(rows))
 
     def _vm_rows(
@@ -134,28 +134,28 @@ class MonitoringWriter:
         rows: list[bytes],
         time: bytes,
         resource: bytes,
-        read: dict[bytes, bytes],
-        tails: list[bytes],
+        read: dict[VmRow, bytes],
+        wanted: list[VmRow],
     ) -> None:
         rewritten = self._rewritten
         if not rewritten:
             # the ordinary case: nothing but lookups
-            rows.extend([read[tail] for tail in tails if tail in read])
+            rows.extend([read[row] for row in wanted if row in read])
             return
-        for tail in tails:
-            line = read.get(tail)
+        for row in wanted:
+            line = read.get(row)
             if line is None:
                 continue
-            if tail in rewritten:
+            if row in rewritten:
                 value = line.split(b"\t", 4)[3]
-                line = b"\t".join((time, b"vm", resource, value)) + rewritten[tail]
+                line = b"\t".join((time, b"vm", resource, value)) + rewritten[row]
             rows.append(line)
 
     def _compose(self) -> None:
         """Everything that stays the same until the replay's next change."""
         state = self._replay.state
         self._version = self._replay.version
-        self._rewritten, self._mem_tails = {}, []
+        self._rewritten, self._mem_rows = {}, []
         before, self._levels = self._levels, {}
         for level, subset in state.subsets.items():
             kept = before.get(level)
@@ -179,25 +179,25 @@ class MonitoringWriter:
         return _LevelRows(subset, names, shown)
 
     def _follow(self, level_rows: _LevelRows, label: str) -> None:
-        """Take over the VMs' tails, rewriting those that say something else than was decided."""
-        level_rows.tails = []
+        """Take over the VMs' rows; those that say something else than was decided are rewritten."""
+        level_rows.rows = []
         written = self._written
         for presence, spec in level_rows.shown:
-            for tail, size, subset, sold in (
-                (presence.cpu_tail, spec.vcpus, f"subset-{label}", label),
-                (presence.mem_tail, spec.memory_mib, "subset-1", "1"),
+            for row, size, subset, sold in (
+                (presence.cpu, spec.vcpus, f"subset-{label}", label),
+                (presence.mem, spec.memory_mib, "subset-1", "1"),
             ):
-                if not tail:
+                if row is None:
                     continue
-                (level_rows.tails if subset != "subset-1" else self._mem_tails).append(tail)
-                known = written.get(tail)
+                (level_rows.rows if row is presence.cpu else self._mem_rows).append(row)
+                known = written.get(row)
                 if known is None or known[0] != size:
-                    ends = (spec.name, presence.cpu.name, sold, "None", "None\n")
+                    ends = (spec.name, row.name, sold, "None", "None\n")
                     wanted = "\t".join(("", str(size), subset, *ends)).encode()
-                    known = written[tail] = (size, wanted)
-                if known[1] != tail:
-                    self._rewritten[tail] = known[1]
-        if len(written) > 4 * len(self._replay.present) + _KEPT_TAILS:
+                    known = written[row] = (size, wanted)
+                if known[1] != row.tail:
+                    self._rewritten[row] = known[1]
+        if len(written) > 4 * len(self._replay.present) + _KEPT_ROWS:
             written.clear()
 
 

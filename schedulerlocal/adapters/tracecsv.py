@@ -40,19 +40,20 @@ _RESOURCES = (b"cpu", b"mem")
 class TraceReader:
     """The timestamps of the trace at *path*.
 
-    ``rows`` gives the meaning of the tails of the timestamp last read; ``bytes_read`` tells how
-    far reading is. Raises TraceError, naming the line, for whatever breaks the format.
+    ``bytes_read`` tells how far reading is. Raises TraceError, naming the line, for whatever
+    breaks the format.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.rows: dict[bytes, VmRow] = {}
+        self._rows: dict[bytes, VmRow] = {}
+        """What was read lately, by what follows the value."""
         self.bytes_read = 0
         self.duplicates = 0
         """vm rows that repeat one of the same timestamp."""
         self._labels: dict[bytes, str] = {}
 
-    def ticks(self) -> Iterator[tuple[Tick, dict[bytes, VmRow]]]:
+    def ticks(self) -> Iterator[Tick]:
         try:
             with self.path.open("rb") as file:
                 yield from self._ticks(file)
@@ -61,15 +62,15 @@ class TraceReader:
                 f"cannot read the trace {self.path}: {problem.strerror}; name a monitoring CSV"
             ) from problem
 
-    def _ticks(self, file: BinaryIO) -> Iterator[tuple[Tick, dict[bytes, VmRow]]]:
+    def _ticks(self, file: BinaryIO) -> Iterator[Tick]:
         self._read_header(file.readline(_LONGEST_LINE_BYTES))
         number = 1
         tick: Tick | None = None
         now_s = float("-inf")
         # how vm rows of this timestamp begin; this loop runs once per row and is kept bare
-        of_vm: dict[bytes, dict[bytes, bytes]] = {}
+        of_vm: dict[bytes, dict[VmRow, bytes]] = {}
         start = 0
-        known = self.rows
+        known = self._rows
         for block in iter(lambda: file.readlines(_BLOCK_BYTES), []):
             if not block[-1].endswith(b"\n"):
                 block[-1] += b"\n"
@@ -78,9 +79,10 @@ class TraceReader:
                 rows = of_vm.get(begin)
                 if rows is not None:
                     tail = line[line.find(b"\t", start) :]
-                    if tail not in known:
-                        known[tail] = self._vm_row(line, number)
-                    rows[tail] = line
+                    row = known.get(tail)
+                    if row is None:
+                        row = known[tail] = self._vm_row(line, number)
+                    rows[row] = line
                     continue
                 parts = line.split(b"\t", 4)
                 if len(parts) < 5:
@@ -95,7 +97,7 @@ class TraceReader:
                         )
                     if tick is None or time_s > now_s:
                         if tick is not None:
-                            yield self._finished(tick, number), known
+                            yield self._finished(tick, number)
                         tick, now_s = Tick(parts[0], number), time_s
                     start = len(parts[0]) + len(b"\tvm\tcpu\t")
                     of_vm = {
@@ -104,8 +106,9 @@ class TraceReader:
                     }
                 if parts[1] == b"vm":  # the first of its timestamp, or a faulty one
                     tail = b"\t" + parts[4]
-                    known[tail] = self._vm_row(line, number)
-                    (tick.cpu if parts[2] == b"cpu" else tick.mem)[tail] = line
+                    row = known.get(tail) or self._vm_row(line, number)
+                    known[tail] = row
+                    (tick.cpu if parts[2] == b"cpu" else tick.mem)[row] = line
                 else:
                     self._other_row(tick, parts, number)
             self.bytes_read = file.tell()
@@ -113,7 +116,7 @@ class TraceReader:
             raise TraceError(
                 f"{self.path}: the trace has a header and no rows; record at least one timestamp"
             )
-        yield self._finished(tick, number + 1), known
+        yield self._finished(tick, number + 1)
 
     def _read_header(self, line: bytes) -> None:
         if not line:
@@ -132,10 +135,10 @@ class TraceReader:
         """*tick*, its last row read; tails that are long gone are forgotten."""
         alive = len(tick.cpu) + len(tick.mem)
         self.duplicates += end - tick.line - tick.others - alive
-        if len(self.rows) > 2 * alive + _KEPT_ROWS:
-            kept = {tail: self.rows[tail] for tail in (*tick.cpu, *tick.mem)}
-            self.rows.clear()
-            self.rows.update(kept)
+        if len(self._rows) > 2 * alive + _KEPT_ROWS:
+            kept = {row.tail: row for row in (*tick.cpu, *tick.mem)}
+            self._rows.clear()
+            self._rows.update(kept)
         return tick
 
     def _vm_row(self, line: bytes, number: int) -> VmRow:
@@ -165,7 +168,8 @@ class TraceReader:
                 level = parse_level(level_text)
             except ValueError as problem:
                 raise self._broken(number, f"sb_oc: {problem}") from None
-        return VmRow(uuid, uuid if name in ("", "None") else name, int(amount), level, number)
+        shown = uuid if name in ("", "None") else name
+        return VmRow(b"\t" + parts[4], uuid, shown, int(amount), level, number)
 
     def _other_row(self, tick: Tick, parts: list[bytes], number: int) -> None:
         tick.others += 1
