@@ -39,8 +39,9 @@ def _grow(host: Host, own: Cpus, elsewhere: list[int], size: int) -> Cpus | None
     units = host.units
     if size > host.cpus - len(elsewhere):
         return None
-    used = [units.of_cpu[cpu] for cpu in elsewhere]
-    held = [units.of_cpu[cpu] for cpu in own]
+    # each unit once: its distances speak for all of its CPUs
+    used = list(dict.fromkeys([units.of_cpu[cpu] for cpu in elsewhere]))
+    held = list(dict.fromkeys([units.of_cpu[cpu] for cpu in own]))
     taken = np.zeros(len(units.members), dtype=np.int64)
     taken[used] = _TAKEN
     taken[held] = _TAKEN
