@@ -8,7 +8,7 @@ from itertools import combinations
 
 from schedulercommon.levels import Level
 from schedulerlocal.core.state import HostState, Vm
-from schedulerlocal.core.steps import Create, Pin, Plan, Remove, Resize, Step, way_back
+from schedulerlocal.core.steps import Adopt, Create, Pin, Plan, Remove, Resize, Step, way_back
 from schedulerlocal.core.topology import Cpus
 
 
@@ -54,7 +54,7 @@ class FakeHypervisor:
             case Remove(vm, cpus):
                 assert self.vms.pop(vm.name) == vm
                 assert self.runs_on.pop(vm.name) == cpus
-            case Resize(before, after):
+            case Resize(before, after) | Adopt(before, after):
                 assert before.name == after.name
                 assert self.vms[before.name] == before
                 self.vms[before.name] = after
