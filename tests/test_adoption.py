@@ -138,7 +138,8 @@ def test_a_level_moves_off_cpus_a_foreign_vm_turns_up_on() -> None:
         "a",
         "b",
     }
-    assert [(each.kind, each.vm) for each in result.findings][0] == ("appeared", "s")
+    first = result.findings[0]
+    assert (first.kind, first.vm) == ("appeared", "s")
 
 
 def test_growth_and_shrinkage_beside_a_foreign_vm_leave_it_its_cpus() -> None:
