@@ -1,7 +1,7 @@
-"""Writing the monitoring CSV of a replay, and the list of what was refused.
+"""Writing the monitoring CSV, of a replay or of a living host, and the list of what was refused.
 
-Rows of VMs are written as read wherever nothing about them was decided anew; what describes a
-level is composed once per change of the host.
+In a replay, rows of VMs are written as read wherever nothing about them was decided anew; what
+describes a level is composed once per change of the host.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
+from uuid import NAMESPACE_URL, uuid5
 
 from schedulercommon.errors import OutputError
 from schedulercommon.levels import Level, format_level
 from schedulercommon.model import VmSpec
 from schedulerlocal.adapters.tracecsv import HEADER
 from schedulerlocal.core.cpulist import format_cpulist
-from schedulerlocal.core.state import HostState, Subset
+from schedulerlocal.core.state import HostState, Subset, Vm
+from schedulerlocal.readings import Readings
 from schedulerlocal.replay import Presence, Refusal, Replay, Tick, VmRow
 
 REFUSAL_COLUMNS = (
@@ -33,6 +35,7 @@ REFUSAL_COLUMNS = (
     "free",
 )
 _NOTHING = b"None"
+_GLOBAL_TAIL = b"\t%d" + b"\tNone" * 6 + b"\n"
 _KEPT_ROWS = 4096
 
 
@@ -56,6 +59,13 @@ class WholeRecords:
         except OSError as problem:
             raise self._failed(problem) from problem
         self._whole += len(record)
+
+    def flush(self) -> None:
+        """Let readers see what was written; raises OutputError."""
+        try:
+            self._file.flush()
+        except OSError as problem:
+            raise self._failed(problem) from problem
 
     def __enter__(self) -> Self:
         return self
@@ -108,9 +118,8 @@ class MonitoringWriter:
         self._written: dict[VmRow, tuple[int, bytes]] = {}
         """The size a row was last compared with, and the tail it is to be written with."""
         host = replay.state.host
-        empty = b"\tNone" * 6 + b"\n"
-        self._cpu_total = b"\t%d%s" % (host.cpus, empty)
-        self._mem_total = b"\t%d%s" % (host.memory_mib, empty)
+        self._cpu_total = _GLOBAL_TAIL % host.cpus
+        self._mem_total = _GLOBAL_TAIL % host.memory_mib
         file.write(HEADER)
 
     def write(self, tick: Tick) -> None:
@@ -163,14 +172,7 @@ class MonitoringWriter:
             self._levels[level] = level_rows
             level_rows.tail = _level_tail(state, level, subset, level_rows.names)
             self._follow(level_rows, format_level(level))
-        by_node: dict[str, int] = {}
-        for vm in state.vms():
-            for node, memory_mib in vm.memory_nodes:
-                by_node[str(node)] = by_node.get(str(node), 0) + memory_mib
-        about = _compact({"nodes": by_node})
-        self._memory_tail = (
-            f"\t{state.allocated_memory_mib}\tsubset-1\tNone\tNone\t1\t0\t{about}\n".encode()
-        )
+        self._memory_tail = _memory_tail(state)
 
     def _level_rows(self, subset: Subset) -> _LevelRows:
         present = self._replay.present
@@ -199,6 +201,81 @@ class MonitoringWriter:
                     self._rewritten[row] = known[1]
         if len(written) > 4 * len(self._replay.present) + _KEPT_ROWS:
             written.clear()
+
+
+class LiveWriter:
+    """Records a living host, timestamp by timestamp, in a form a replay takes.
+
+    A VM is written with the size and level that count: the larger size while a resize waits for
+    a boot, memory at its boot maximum, the level it runs at.
+    """
+
+    def __init__(self, file: WholeRecords) -> None:
+        self._file = file
+        self._started_s: float | None = None
+        self._last_ms = -1
+        file.write(HEADER)
+
+    def write(self, state: HostState, readings: Readings) -> None:
+        """Add one timestamp, unless it would be the last one again; raises OutputError."""
+        if self._started_s is None:
+            self._started_s = readings.at_s
+        at_ms = round((readings.at_s - self._started_s) * 1000)
+        if at_ms <= self._last_ms:
+            return
+        self._last_ms = at_ms
+        time = f"{at_ms / 1000:.3f}".rstrip("0").rstrip(".").encode()
+        self._file.write(b"".join([time + row for row in _live_rows(state, readings)]))
+        self._file.flush()
+
+
+def _live_rows(state: HostState, readings: Readings) -> list[bytes]:
+    """The rows of one timestamp, but for the time."""
+    host = state.host
+    overhead_mib = host.rules.vm_overhead_mib
+    share = _number(readings.memory_share, 4)
+    cpu_rows = [b"\tglobal\tcpu\t" + _number(readings.cpus) + _GLOBAL_TAIL % host.cpus]
+    mem_rows = [b"\tglobal\tmem\t" + share + _GLOBAL_TAIL % host.memory_mib]
+    if state.subsets:
+        mem_rows.append(b"\tsubset\tmem\t" + share + _memory_tail(state))
+    for level, subset in state.subsets.items():
+        label = format_level(level)
+        of_level = readings.levels.get(level)
+        names = _compact([_one_line(vm.name) for vm in subset.vms])
+        used = _number(of_level.cpus if of_level else None)
+        cpu_rows.append(b"\tsubset\tcpu\t" + used + _level_tail(state, level, subset, names))
+        for vm in subset.vms:
+            identity, name = _identity(vm), _one_line(vm.name)
+            used, resident = _vm_values(vm, readings)
+            tail = _vm_tail(vm.vcpus, f"subset-{label}", identity, name, label)
+            cpu_rows.append(b"\tvm\tcpu\t" + used + tail)
+            tail = _vm_tail(vm.memory_mib - overhead_mib, "subset-1", identity, name, "1")
+            mem_rows.append(b"\tvm\tmem\t" + resident + tail)
+    return cpu_rows + mem_rows
+
+
+def _vm_values(vm: Vm, readings: Readings) -> tuple[bytes, bytes]:
+    """CPUs used and share of the memory used."""
+    reading = readings.vms.get(vm.name)
+    if reading is None:
+        return _NOTHING, _NOTHING
+    used_mib = reading.memory_mib
+    share = None if used_mib is None else used_mib / vm.spec.memory_mib
+    return _number(reading.cpus), _number(share)
+
+
+def _number(value: float | None, digits: int = 3) -> bytes:
+    return _NOTHING if value is None else b"%.*f" % (digits, value)
+
+
+def _identity(vm: Vm) -> str:
+    """The same as long as the VM lives, another one once it was made anew under its name."""
+    return str(uuid5(NAMESPACE_URL, f"{vm.spec.request_id}/{_one_line(vm.name)}"))
+
+
+def _one_line(name: str) -> str:
+    """A name that is not ours may hold anything, but a field may not."""
+    return " ".join(name.encode(errors="replace").decode().split()) or "None"
 
 
 class RefusalWriter:
@@ -246,6 +323,19 @@ def _level_tail(state: HostState, level: Level, subset: Subset, names: str) -> b
     return (
         f"\t{len(subset.cpus)}\tsubset-{label}\tNone\tNone\t{label}\t{unused}\t{about}\n"
     ).encode()
+
+
+def _memory_tail(state: HostState) -> bytes:
+    by_node: dict[str, int] = {}
+    for vm in state.vms():
+        for node, memory_mib in vm.memory_nodes:
+            by_node[str(node)] = by_node.get(str(node), 0) + memory_mib
+    about = _compact({"nodes": by_node})
+    return f"\t{state.allocated_memory_mib}\tsubset-1\tNone\tNone\t1\t0\t{about}\n".encode()
+
+
+def _vm_tail(size: int, subset: str, identity: str, name: str, sold: str) -> bytes:
+    return f"\t{size}\t{subset}\t{identity}\t{name}\t{sold}\tNone\tNone\n".encode()
 
 
 def _compact(about: object) -> str:

@@ -1,0 +1,87 @@
+"""Monitoring: what levels and VMs use, read every so often, shown and recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol
+
+from schedulercommon.errors import HypervisorError, OutputError
+from schedulercommon.model import VmState
+from schedulerlocal.core.state import HostState
+from schedulerlocal.ports import HostUsage, Hypervisor
+from schedulerlocal.readings import Readings, read_usage
+
+_log = logging.getLogger(__name__)
+
+_LEAST_TIMEOUT_S = 1.0
+
+
+class Watched(Protocol):
+    """What monitoring needs of the agent."""
+
+    @property
+    def state(self) -> HostState: ...
+    @property
+    def states(self) -> Mapping[str, VmState]: ...
+
+
+class Recorder(Protocol):
+    def write(self, state: HostState, readings: Readings) -> None:
+        """Raises OutputError."""
+
+
+class Monitor:
+    """``readings`` are the latest, None before the first."""
+
+    def __init__(
+        self, agent: Watched, hypervisor: Hypervisor, recorder: Recorder | None = None
+    ) -> None:
+        self.readings: Readings | None = None
+        self._agent = agent
+        self._hypervisor = hypervisor
+        self._recorder = recorder
+        self._before: HostUsage | None = None
+
+    async def run(self, delay_s: float, sleep: Callable[[float], Awaitable[None]]) -> None:
+        """Read every *delay_s*, for ever; a reading that fails or never comes is logged."""
+        first_s: float | None = None
+        while True:
+            wait_s = delay_s
+            try:
+                async with asyncio.timeout(max(delay_s, _LEAST_TIMEOUT_S)):
+                    at_s = (await self.read()).at_s
+            except HypervisorError as problem:
+                _log.warning("reading the usage failed: %s", problem)
+            except TimeoutError:
+                _log.warning("the hypervisor did not tell the usage in time; trying again")
+            except Exception:  # noqa: BLE001 (the loop lives)
+                _log.exception("reading the usage failed unexpectedly")
+            else:
+                if first_s is None:
+                    first_s = at_s
+                # on the beat, however long readings take
+                late_s = (at_s - first_s) % delay_s
+                wait_s = delay_s - late_s if late_s < delay_s / 2 else 2 * delay_s - late_s
+            await sleep(wait_s)
+
+    async def read(self) -> Readings:
+        """Take one reading; raises HypervisorError.
+
+        Two in one tick of the clock are one: the earlier stands and is returned.
+        """
+        usage = await self._hypervisor.usage()
+        before = self._before
+        if before is not None and self.readings is not None and usage.at_s <= before.at_s:
+            return self.readings
+        state = self._agent.state
+        readings = read_usage(state, self._agent.states, before, usage)
+        self._before, self.readings = usage, readings
+        if self._recorder is not None:
+            try:
+                self._recorder.write(state, readings)
+            except OutputError as problem:
+                _log.error("recording ends here: %s", problem)
+                self._recorder = None
+        return readings
