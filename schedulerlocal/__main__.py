@@ -63,31 +63,47 @@ def main(arguments: Sequence[str]) -> None:
             raise UsageError("--load=FILE.json is an older --topology; give one of the two")
         topology, trace = trace, None
     if trace is None:
-        raise UsageError("nothing to replay; name a monitoring CSV with --load=FILE.csv")
-    if topology is None:
+        _serve(topology, Path(chosen.output), write=chosen.debug > 0)
+    elif topology is None:
         raise UsageError(
             "a replay needs a host; add --topology=FILE.json,"
             " debug/topology_EPYC-7662-exp.json for example"
         )
+    else:
+        _replay(topology, Path(trace), Path(chosen.output), write=chosen.debug > 0)
+
+
+def _replay(topology: str, trace: Path, output: Path, *, write: bool) -> None:
     from schedulerlocal.adapters.topologyjson import read_topology
     from schedulerlocal.config import HostSettings, read_environment
-    from schedulerlocal.core.host import Host, Rules
-    from schedulerlocal.core.topology import exclude
+    from schedulerlocal.hostsetup import set_up_host
     from schedulerlocal.replaycommand import ReplayFiles, run_replay
 
     settings = HostSettings.from_env(read_environment())
-    found = read_topology(Path(topology))
-    rules = Rules(
-        smt_isolation=settings.smt_isolation,
-        critical_size=settings.critical_size,
-        vm_overhead_mib=settings.vm_overhead_mib or 0,
-        reserved_memory_mib=settings.reserved_memory_mib or 0,
-    )
-    try:
-        host = Host(exclude(found, settings.excluded_cpus + settings.host_cpus), rules)
-    except ValueError as problem:
-        raise ConfigError(str(problem)) from problem
-    run_replay(host, ReplayFiles(Path(trace), Path(chosen.output), write=chosen.debug > 0))
+    host = set_up_host(read_topology(Path(topology)), settings, real=False)
+    run_replay(host, ReplayFiles(trace, output, write))
+
+
+def _serve(topology: str | None, output: Path, *, write: bool) -> None:
+    from schedulerlocal.adapters.sysfs import read_sysfs
+    from schedulerlocal.adapters.topologyjson import read_topology
+    from schedulerlocal.config import HostSettings, ServiceSettings, read_environment
+    from schedulerlocal.hostsetup import set_up_host
+    from schedulerlocal.service import ServiceFiles, run_service
+
+    env = read_environment()
+    settings = ServiceSettings.from_env(env)
+    chosen = settings.hypervisor or ("simulated" if topology else "libvirt")
+    if chosen == "libvirt":
+        raise ConfigError(
+            "libvirt cannot be driven by this version yet; simulate a host with"
+            " --topology=debug/topology_EPYC-7662.json or SCL_HYPERVISOR=simulated"
+        )
+    if not settings.hypervisor:
+        print("a topology from a file is simulated; SCL_HYPERVISOR=libvirt would drive this host")
+    found = read_topology(Path(topology)) if topology else read_sysfs()
+    host = set_up_host(found, HostSettings.from_env(env), real=topology is None)
+    run_service(host, settings, ServiceFiles(output, write))
 
 
 if __name__ == "__main__":
