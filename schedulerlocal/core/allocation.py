@@ -8,9 +8,10 @@ uses, then to topology order. Every comparison is between integers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,37 +30,34 @@ def resize_cpus(
     *others* are the CPUs of the other levels. Kept CPUs keep their order of arrival; those in
     *keep* are never given back, even if more than *size* stay for it.
     """
-    elsewhere = [cpu for cpus in others for cpu in cpus]
+    elsewhere = list(chain.from_iterable(others))
     if size > len(own):
         return _grow(host, own, elsewhere, size)
     return _shrink(host, own, elsewhere, size, keep)
 
 
-def _grow(host: Host, own: Cpus, elsewhere: list[int], size: int) -> Cpus | None:
+def _grow(host: Host, own: Cpus, elsewhere: Sequence[int], size: int) -> Cpus | None:
     units = host.units
     if size > host.cpus - len(elsewhere):
         return None
-    # each unit once: its distances speak for all of its CPUs
-    used = list(dict.fromkeys([units.of_cpu[cpu] for cpu in elsewhere]))
-    held = list(dict.fromkeys([units.of_cpu[cpu] for cpu in own]))
+    used, held = _units_of(units, elsewhere), _units_of(units, own)
     taken = np.zeros(len(units.members), dtype=np.int64)
     taken[used] = _TAKEN
     taken[held] = _TAKEN
     shared_cache = _shares_cache(units, used)
     count = len(own)
     gained: list[int] = []
-    if held:
-        score = units.nearness[held].sum(axis=0)
+    if own:
+        score = _summed_nearness(units, held) + shared_cache
     else:
-        apart = units.nearness[used].sum(axis=0) - shared_cache - taken
+        apart = _summed_nearness(units, used) - shared_cache - taken
         seed = int(apart.argmax())
         if taken[seed]:
             return None
         gained.append(seed)
         count += int(units.sizes[seed])
         taken[seed] = _TAKEN
-        score = units.nearness[seed].copy()
-    score += shared_cache
+        score = units.nearness[seed] + shared_cache
     score += taken
     while count < size:
         nearest = int(score.argmin())
@@ -72,13 +70,13 @@ def _grow(host: Host, own: Cpus, elsewhere: list[int], size: int) -> Cpus | None
     return own + tuple([cpu for unit in gained for cpu in units.members[unit]])
 
 
-def _shrink(host: Host, own: Cpus, elsewhere: list[int], size: int, keep: Cpus) -> Cpus:
+def _shrink(host: Host, own: Cpus, elsewhere: Sequence[int], size: int, keep: Cpus) -> Cpus:
     units = host.units
     spare = len(own) - size
     if spare == 0:
         return own
     # descending, so that the first of equals is the last in topology order
-    held = np.array(sorted({units.of_cpu[cpu] for cpu in own}, reverse=True))
+    held = _units_of(units, own)[::-1]
     between = units.between[held[:, None], held]
     sizes = units.sizes[held]
     bulk = _Bulk(
@@ -86,7 +84,7 @@ def _shrink(host: Host, own: Cpus, elsewhere: list[int], size: int, keep: Cpus) 
         total=int(between.sum()),
         cpus=len(own),
     )
-    tie = _shares_cache(units, [units.of_cpu[cpu] for cpu in elsewhere])[held]
+    tie = _shares_cache(units, _units_of(units, elsewhere))[held]
     stays = np.zeros(len(held), dtype=bool)
     if keep:
         kept = {units.of_cpu[cpu] for cpu in keep}
@@ -145,7 +143,21 @@ def _least_missed(
     return min(best, key=mean_left)
 
 
-def _shares_cache(units: Units, used: list[int]) -> NDArray[np.int64]:
+def _units_of(units: Units, cpus: Sequence[int]) -> NDArray[np.intp]:
+    """The units *cpus* are in, ascending and each once, however many of its CPUs are named."""
+    there = np.zeros(len(units.members), dtype=np.bool_)
+    there[units.of_number[np.array(cpus, dtype=np.intp)]] = True
+    return np.flatnonzero(there)
+
+
+def _summed_nearness(units: Units, near: NDArray[np.intp]) -> NDArray[np.int64]:
+    """How near each unit is to all of *near*, on the scale of :attr:`Units.nearness`."""
+    rows = units.nearness.take(near, axis=0)
+    sums: NDArray[np.int64] = rows.sum(axis=0, dtype=rows.dtype).astype(np.int64)
+    return sums
+
+
+def _shares_cache(units: Units, used: NDArray[np.intp]) -> NDArray[np.int64]:
     """1 for every unit whose last-level cache one of *used* also uses, else 0."""
     busy = np.zeros(int(units.cache_group.max()) + 1, dtype=np.int64)
     busy[units.cache_group[used]] = 1

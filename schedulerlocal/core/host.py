@@ -41,10 +41,15 @@ class Units:
     sizes: NDArray[np.int64]
     between: NDArray[np.int64]
     """Sum of the distances of the CPUs of two units; [k, k]."""
-    nearness: NDArray[np.int64]
-    """``between[i, j]`` per CPU of j: twice the mean, times a factor common to all units."""
+    nearness: NDArray[np.int32] | NDArray[np.int64]
+    """``between[i, j]`` per CPU of j: twice the mean, times a factor common to all units.
+
+    In 32 bits where every sum of rows fits, since reading it is what picking CPUs costs.
+    """
     cache_group: NDArray[np.int64]
     of_cpu: dict[int, int]
+    of_number: NDArray[np.intp]
+    """:attr:`of_cpu` for many at once, indexed by CPU number; no unit's where there is no CPU."""
 
 
 @dataclass(frozen=True)
@@ -106,12 +111,19 @@ class Host:
         else:
             between = topology.distances
         common = lcm(*(int(size) for size in np.unique(sizes)))
+        nearness = 2 * between * (common // sizes)[None, :]
+        if nearness.sum(axis=0).max() < np.iinfo(np.int32).max:
+            nearness = nearness.astype(np.int32)
         first = [topology.index[cpus[0]] for cpus in members]
+        of_cpu = {cpu: unit for unit, cpus in enumerate(members) for cpu in cpus}
+        of_number = np.full(max(of_cpu) + 1, len(members), dtype=np.intp)
+        of_number[list(of_cpu)] = list(of_cpu.values())
         return Units(
             members=members,
             sizes=sizes,
             between=between,
-            nearness=2 * between * (common // sizes)[None, :],
+            nearness=nearness,
             cache_group=topology.last_level_cache[first],
-            of_cpu={cpu: unit for unit, cpus in enumerate(members) for cpu in cpus},
+            of_cpu=of_cpu,
+            of_number=of_number,
         )

@@ -71,9 +71,9 @@ def transition(
     """
     narrow: list[Step] = []
     widen: list[Step] = []
-    for level in dict.fromkeys((*before.subsets, *after.subsets)):
-        old = before.reach.get(level, ())
-        new = after.reach.get(level, ())
+    moves = [(level, old, after.reach.get(level, ())) for level, old in before.reach.items()]
+    moves += [(level, (), new) for level, new in after.reach.items() if level not in before.reach]
+    for level, old, new in moves:
         if old == new:
             continue
         there = before.subsets[level].vms if level in before.subsets else ()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 
 from schedulercommon.errors import UnknownVm
 from schedulercommon.levels import PREMIUM, Level, format_level
@@ -135,9 +136,7 @@ class HostState:
     @cached_property
     def free_cpus(self) -> Cpus:
         """CPUs no level owns, in topology order."""
-        owned: set[int] = set()
-        for subset in self.subsets.values():
-            owned.update(subset.cpus)
+        owned = set(chain.from_iterable([subset.cpus for subset in self.subsets.values()]))
         return tuple([cpu for cpu in self.host.topology.ids if cpu not in owned])
 
     @cached_property
@@ -153,11 +152,10 @@ class HostState:
         premium = self.subsets.get(PREMIUM)
         if premium is None:
             return self.free_cpus
-        core_of = self.host.topology.core_of
-        beside: set[int] = set()
-        for cpu in premium.cpus:
-            beside.update(core_of[cpu])
-        return tuple([cpu for cpu in self.free_cpus if cpu not in beside])
+        topology = self.host.topology
+        kept = set(chain.from_iterable([subset.cpus for subset in self.subsets.values()]))
+        kept.update(chain.from_iterable([topology.core_of[cpu] for cpu in premium.cpus]))
+        return tuple([cpu for cpu in topology.ids if cpu not in kept])
 
     @cached_property
     def reach(self) -> Mapping[Level, Cpus]:
@@ -166,7 +164,7 @@ class HostState:
         return {
             level: tuple(
                 sorted(subset.cpus + self.lent_cpus)
-                if level > 1 and len(subset.vms) < critical
+                if len(subset.vms) < critical and level > PREMIUM
                 else sorted(subset.cpus)
             )
             for level, subset in self.subsets.items()
