@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from dotenv import dotenv_values
 
-from schedulerlocal.config import HostSettings
+from schedulerlocal.config import HostSettings, ServiceSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -22,14 +22,14 @@ PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"] + [
 SETTINGS = """
     TOPO_EXCLUDE SCL_HOST_CPUS SCL_SMT_ISOLATION OVSB_CRITICAL_SIZE SCL_VM_OVERHEAD_MIB
     SCL_RESERVED_MEMORY_MIB SCL_NAME SCL_URL SCL_PORT SCL_DELAY SCL_HYPERVISOR
-    SCL_SIMULATED_STATE SCL_STATE_DIR SCL_IMAGE_DIRS SCL_DISK_DIR SCL_TOKEN_FILE SCL_REPAIR
+    SCL_SIMULATED_STATE SCL_SIMULATED_FAULTS SCL_CALL_TIMEOUT SCL_STATE_DIR SCL_IMAGE_DIRS SCL_DISK_DIR SCL_TOKEN_FILE SCL_REPAIR
     SCL_CPU_MODEL QEMU_URL QEMU_LOC QEMU_MACHINE QEMU_TYPE QEMU_TEMPLATE QEMU_NETWORK
     SCG_URL SCG_PORT SCG_DELAY SCG_NODE_URL_LIST SCG_TOKEN_FILE SCG_LOCAL_TOKEN_FILE SCG_STORE
     SCG_POLICY
 """.split()
 # Worked out at start, or none: their lines are commented out.
 COMPUTED = """
-    SCL_VM_OVERHEAD_MIB SCL_RESERVED_MEMORY_MIB SCL_NAME SCL_SIMULATED_STATE SCL_STATE_DIR
+    SCL_VM_OVERHEAD_MIB SCL_RESERVED_MEMORY_MIB SCL_NAME SCL_HYPERVISOR SCL_SIMULATED_STATE SCL_STATE_DIR
     SCL_DISK_DIR SCL_TOKEN_FILE SCL_CPU_MODEL QEMU_LOC QEMU_MACHINE QEMU_TEMPLATE
     SCG_TOKEN_FILE SCG_LOCAL_TOKEN_FILE SCG_POLICY
 """.split()
@@ -61,6 +61,7 @@ def test_dotenv_values_are_the_defaults() -> None:
     given = {name: value for name, value in values.items() if value}
     assert "OVSB_CRITICAL_SIZE" in given
     assert HostSettings.from_env(given) == HostSettings.from_env({})
+    assert ServiceSettings.from_env(given) == ServiceSettings.from_env({})
 
 
 def test_dotenv_has_what_the_code_reads() -> None:
