@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
-from schedulercommon.errors import HypervisorError, RefusedError
+from schedulercommon.errors import HypervisorError, RefusedError, StoreUnavailable
 from schedulercommon.levels import Level
 from schedulercommon.model import VmSpec, VmState
 from schedulerlocal.carryout import carry_out
@@ -124,13 +124,13 @@ class HostKeeper:
         try:
             left = await carry_out(plan.steps, self.hypervisor, self._timeout_s)
         except HypervisorError as problem:
-            self.journal.end(spec, failed, self.state.generation, None)
+            self._note_end(spec, failed, None)
             self.events.record("undone", vm=spec.name, reason=str(problem), clean=problem.clean)
             if not problem.clean:
                 self._look.set()
             raise
         before, self.state = self.state, plan.after
-        self.journal.end(spec, ended, self.state.generation, self._owned(before))
+        self._note_end(spec, ended, self._owned(before))
         if left is not None:
             self.events.record("incomplete", vm=spec.name, reason=str(left))
             self._look.set()
@@ -153,7 +153,10 @@ class HostKeeper:
         for gone in self.states.keys() - {each.name for each in domains}:
             del self.states[gone]
         if self.state is not before:
-            self.journal.note(self.state.generation, self._owned(before))
+            try:
+                self.journal.note(self.state.generation, self._owned(before))
+            except StoreUnavailable as problem:
+                self._journal_failed(problem)
         return next((each for each in domains if each.name == name), None)
 
     def set_state(self, name: str, state: VmState) -> None:
@@ -227,7 +230,7 @@ class HostKeeper:
             elif change.action == "deploy" and domain is None:
                 outcome = "undone"
                 await self.discard(change.spec)
-            self.journal.end(change.spec, outcome, self.state.generation, None)
+            self._note_end(change.spec, outcome, None)
             self.events.record("finished", vm=change.name, action=change.action, outcome=outcome)
 
     async def _start_wanted(self, names: set[str] | None) -> None:
@@ -241,6 +244,20 @@ class HostKeeper:
                 self.set_state(vm.name, VmState.RUNNING)
             except HypervisorError as problem:
                 self.events.record("not-started", vm=vm.name, reason=str(problem))
+
+    def _note_end(self, spec: VmSpec, outcome: str, owned: Mapping[Level, Cpus] | None) -> None:
+        """Journal what became of a change; that it cannot be written does not undo the change.
+
+        What was begun is on record, and the next start finds out how it ended.
+        """
+        try:
+            self.journal.end(spec, outcome, self.state.generation, owned)
+        except StoreUnavailable as problem:
+            self._journal_failed(problem)
+
+    def _journal_failed(self, problem: StoreUnavailable) -> None:
+        _log.error("%s", problem)
+        self.events.record("journal-failed", reason=str(problem))
 
     def _owned(self, since: HostState | None = None) -> dict[Level, Cpus]:
         """What levels own; with *since*, only those that changed, () for a level that ended."""

@@ -106,7 +106,10 @@ class Remembered:
 
 
 class Journal(Protocol):
-    """The agent's memory across restarts; the hypervisor stays the truth."""
+    """The agent's memory across restarts; the hypervisor stays the truth.
+
+    Whatever writes raises StoreUnavailable if it cannot.
+    """
 
     def read(self) -> Remembered: ...
 

@@ -8,6 +8,7 @@ end by a crash is ignored. The file is rewritten as one snapshot when it has gro
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import json
 import logging
@@ -17,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from schedulercommon.errors import ConfigError, InputError
+from schedulercommon.errors import ConfigError, InputError, StoreUnavailable
 from schedulercommon.levels import Level, format_level, parse_level
 from schedulercommon.model import VmSpec
 from schedulercommon.specdocument import read_spec, spec_document
@@ -46,11 +47,13 @@ class FileJournal:
         self._begun: dict[str, tuple[str, dict[str, Any]]] = {}
         self._outcomes: OrderedDict[str, str] = OrderedDict()
         self._cancelled: OrderedDict[str, None] = OrderedDict()
+        self._torn = False
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self._lock = (directory / "lock").open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            self._lock.close()
             raise ConfigError(
                 f"another local scheduler is using {directory}; stop it or set SCL_STATE_DIR"
             ) from None
@@ -118,9 +121,18 @@ class FileJournal:
         self._lock.close()
 
     def _append(self, record: dict[str, Any]) -> None:
-        self._take_in(record)
         line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
-        self._file.write(line)
+        try:
+            # a record that went only half to disk ends at the next line break
+            written = self._file.write(b"\n" + line if self._torn else line)
+            self._torn = written < len(line)
+            if self._torn:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as problem:
+            raise StoreUnavailable(
+                f"cannot write the journal {self._path}: {problem.strerror}; make room for it"
+            ) from problem
+        self._take_in(record)
         self._bytes += len(line)
         if self._bytes > _LONGEST_BYTES:
             self._file.close()
