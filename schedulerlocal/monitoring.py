@@ -10,7 +10,7 @@ from typing import Protocol
 from schedulercommon.errors import HypervisorError, OutputError
 from schedulercommon.model import VmState
 from schedulerlocal.core.state import HostState
-from schedulerlocal.ports import HostUsage, Hypervisor
+from schedulerlocal.ports import HostUsage
 from schedulerlocal.readings import Readings, read_usage
 
 _log = logging.getLogger(__name__)
@@ -27,6 +27,12 @@ class Watched(Protocol):
     def states(self) -> Mapping[str, VmState]: ...
 
 
+class Metered(Protocol):
+    """What monitoring needs of the hypervisor."""
+
+    async def usage(self) -> HostUsage: ...
+
+
 class Recorder(Protocol):
     def write(self, state: HostState, readings: Readings) -> None:
         """Raises OutputError."""
@@ -36,7 +42,7 @@ class Monitor:
     """``readings`` are the latest, None before the first."""
 
     def __init__(
-        self, agent: Watched, hypervisor: Hypervisor, recorder: Recorder | None = None
+        self, agent: Watched, hypervisor: Metered, recorder: Recorder | None = None
     ) -> None:
         self.readings: Readings | None = None
         self._agent = agent
@@ -44,13 +50,23 @@ class Monitor:
         self._recorder = recorder
         self._before: HostUsage | None = None
 
-    async def run(self, delay_s: float, sleep: Callable[[float], Awaitable[None]]) -> None:
-        """Read every *delay_s*, for ever; a reading that fails or never comes is logged."""
+    async def run(
+        self,
+        delay_s: float,
+        sleep: Callable[[float], Awaitable[None]],
+        timeout_s: float | None = None,
+    ) -> None:
+        """Read every *delay_s*, for ever; a reading that fails is logged.
+
+        So is one that takes longer than *timeout_s*, by default *delay_s* or a second.
+        """
         first_s: float | None = None
+        if timeout_s is None:
+            timeout_s = max(delay_s, _LEAST_TIMEOUT_S)
         while True:
             wait_s = delay_s
             try:
-                async with asyncio.timeout(max(delay_s, _LEAST_TIMEOUT_S)):
+                async with asyncio.timeout(timeout_s):
                     at_s = (await self.read()).at_s
             except HypervisorError as problem:
                 _log.warning("reading the usage failed: %s", problem)

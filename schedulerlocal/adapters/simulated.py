@@ -287,7 +287,8 @@ class SimulatedHypervisor:
                 case FaultKind.CHANGE:
                     ours = [name for name, vm in self._vms.items() if not vm.foreign]
                     if ours:
-                        self.change_pins(self._rng.choice(ours), self._some_cpus(1))
+                        name = self._rng.choice(ours)
+                        self.change_pins(name, self._some_cpus(1, besides=self._pins[name]))
                 case FaultKind.CRASH_AFTER:
                     pass
                 case _:
@@ -315,8 +316,10 @@ class SimulatedHypervisor:
             foreign=True,
         )
 
-    def _some_cpus(self, count: int) -> Cpus:
-        return tuple(sorted(self._rng.sample(self._host.topology.ids, count)))
+    def _some_cpus(self, count: int, besides: Cpus = ()) -> Cpus:
+        cpus = self._host.topology.ids
+        others = [cpu for cpu in cpus if cpu not in besides]
+        return tuple(sorted(self._rng.sample(others if len(others) >= count else cpus, count)))
 
 
 class _Gone(HypervisorError):
