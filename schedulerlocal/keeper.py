@@ -19,7 +19,7 @@ from schedulercommon.model import VmSpec, VmState
 from schedulerlocal.carryout import carry_out
 from schedulerlocal.core.host import Host
 from schedulerlocal.core.lifecycle import Verb
-from schedulerlocal.core.reconcile import Reconciliation, reconcile, warnings
+from schedulerlocal.core.reconcile import Finding, Reconciliation, reconcile, warnings
 from schedulerlocal.core.state import HostState, Vm
 from schedulerlocal.core.steps import Plan, Remove
 from schedulerlocal.core.topology import Cpus
@@ -62,6 +62,7 @@ class HostKeeper:
         self._timeout_s = call_timeout_s
         self._boot_id = boot_id
         self._look = asyncio.Event()
+        self._told: frozenset[Finding] = frozenset()
         self._warned: tuple[HostState, tuple[str, ...]] | None = None
 
     @property
@@ -187,6 +188,8 @@ class HostKeeper:
 
     async def _set_right(self, result: Reconciliation) -> None:
         for finding in result.findings:
+            if finding in self._told:
+                continue  # reported before, and not ours to repair
             self.events.record(
                 "repair" if finding.kind == "moved" else finding.kind,
                 vm=finding.vm,
@@ -194,6 +197,7 @@ class HostKeeper:
                 after=finding.after,
                 done=self._repair,
             )
+        self._told = frozenset() if self._repair else frozenset(result.findings)
         if self._repair and result.steps:
             try:
                 await carry_out(result.steps, self.hypervisor, self._timeout_s)

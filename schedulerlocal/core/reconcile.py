@@ -54,10 +54,11 @@ def reconcile(
     findings = [*_differences(state, after)]
     if violations(after):
         return Reconciliation(after, (), tuple(findings))
-    narrow, widen = _pins(after, by_name)
-    for pin in narrow + widen:
-        before, wanted = format_cpulist(pin.before), format_cpulist(pin.after)
-        findings += [Finding("moved", name, before, wanted) for name in pin.vms]
+    wrong = _misplaced(after, by_name)
+    for level, pinned, names in wrong:
+        before, wanted = format_cpulist(pinned), format_cpulist(after.reach[level])
+        findings += [Finding("moved", name, before, wanted) for name in names]
+    narrow, widen = _pins(after, wrong)
     ended = [
         Pin(level, (), state.reach[level], ())
         for level in state.subsets
@@ -102,8 +103,10 @@ def _size(vm: Vm) -> str:
     return f"{vm.vcpus} vCPUs, {vm.memory_mib} MiB, {whose}"
 
 
-def _pins(after: HostState, found: Mapping[str, FoundVm]) -> tuple[list[Pin], list[Pin]]:
-    """Pins, narrowing and widening, that bring every VM of ours to where its level runs."""
+def _misplaced(
+    after: HostState, found: Mapping[str, FoundVm]
+) -> list[tuple[Level, Cpus, tuple[str, ...]]]:
+    """VMs of ours that are not pinned to where their level runs, by level and where they are."""
     everywhere = tuple(sorted(after.host.topology.ids))
     wrong: dict[tuple[Level, Cpus], list[str]] = {}
     for level, subset in after.subsets.items():
@@ -111,14 +114,22 @@ def _pins(after: HostState, found: Mapping[str, FoundVm]) -> tuple[list[Pin], li
             pinned = tuple(sorted(found[vm.name].pinned)) or everywhere
             if not vm.foreign and pinned != after.reach[level]:
                 wrong.setdefault((level, pinned), []).append(vm.name)
+    return [(level, pinned, tuple(names)) for (level, pinned), names in wrong.items()]
+
+
+def _pins(
+    after: HostState, wrong: Iterable[tuple[Level, Cpus, tuple[str, ...]]]
+) -> tuple[list[Pin], list[Pin]]:
+    """Pins, narrowing and widening, that bring the *wrong* VMs to where their level runs."""
     narrow: list[Pin] = []
     widen: list[Pin] = []
-    for (level, pinned), names in wrong.items():
+    for level, pinned, names in wrong:
         wanted = after.reach[level]
-        kept = tuple([cpu for cpu in wanted if cpu in set(pinned)])
+        there = set(pinned)
+        kept = tuple([cpu for cpu in wanted if cpu in there])
         if kept and len(kept) < len(pinned):
-            narrow.append(Pin(level, tuple(names), pinned, kept))
+            narrow.append(Pin(level, names, pinned, kept))
             pinned = kept
         if pinned != wanted:
-            widen.append(Pin(level, tuple(names), pinned, wanted))
+            widen.append(Pin(level, names, pinned, wanted))
     return narrow, widen
