@@ -16,6 +16,7 @@ from schedulerlocal.readings import Readings, read_usage
 _log = logging.getLogger(__name__)
 
 _LEAST_TIMEOUT_S = 1.0
+_SAME_BEAT = 0.1  # of the delay
 
 
 class Watched(Protocol):
@@ -77,9 +78,10 @@ class Monitor:
             else:
                 if first_s is None:
                     first_s = at_s
-                # on the beat, however long readings take
-                late_s = (at_s - first_s) % delay_s
-                wait_s = delay_s - late_s if late_s < delay_s / 2 else 2 * delay_s - late_s
+                # on the beat, however long readings take; a beat just ahead has been read now
+                wait_s -= (at_s - first_s) % delay_s
+                if wait_s < delay_s * _SAME_BEAT:
+                    wait_s += delay_s
             await sleep(wait_s)
 
     async def read(self) -> Readings:

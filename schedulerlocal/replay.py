@@ -112,9 +112,9 @@ class Replay:
     def take_in(self, tick: Tick) -> list[Refusal]:
         """Decide what *tick* asks for; raises TraceError where a VM's memory is nowhere."""
         self.totals.ticks += 1
-        self._check_subset_rows(tick)
         if tick.cpu.keys() == self._cpu.keys() and tick.mem.keys() == self._mem.keys():
             self._cpu, self._mem = tick.cpu, tick.mem
+            self._check_subset_rows(tick)
             return []
         gone, changed, new = self._differences(tick)
         self._cpu, self._mem = tick.cpu, tick.mem
@@ -125,6 +125,8 @@ class Replay:
         refusals += [self._deploy(time, presence) for presence in new]
         self.version += 1
         self._count()
+        # only now: a level that just ended has no row
+        self._check_subset_rows(tick)
         found = [refusal for refusal in refusals if refusal]
         self.totals.refusals += len(found)
         return found

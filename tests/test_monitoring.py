@@ -1,0 +1,414 @@
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from schedulercommon.errors import HypervisorError, OutputError
+from schedulercommon.levels import Level
+from schedulercommon.model import Rejection, VmSpec, VmState
+from schedulerlocal.adapters.monitoringcsv import LiveWriter, WholeRecords
+from schedulerlocal.adapters.simulated import SimulatedHypervisor
+from schedulerlocal.adapters.topologyjson import write_topology
+from schedulerlocal.core.adoption import FoundVm, adopt
+from schedulerlocal.core.host import Host
+from schedulerlocal.core.machine import Machine, machine_topology
+from schedulerlocal.core.planner import plan_deploy, plan_remove, plan_resize
+from schedulerlocal.core.state import HostState
+from schedulerlocal.core.steps import Plan
+from schedulerlocal.monitoring import Monitor
+from schedulerlocal.ports import HostUsage, VmUsage
+from schedulerlocal.readings import Readings
+
+ROOT = Path(__file__).resolve().parent.parent
+HOST = Host(machine_topology(Machine(cores=8, threads=2, memory_mib=65_536)))
+ONE, TWO = Fraction(1), Fraction(2)
+
+
+def spec(name: str, vcpus: int = 2, memory_mib: int = 1024, level: Level = TWO) -> VmSpec:
+    return VmSpec(
+        name=name, vcpus=vcpus, memory_mib=memory_mib, level=level, request_id=f"request-{name}"
+    )
+
+
+def planned(outcome: Plan | Rejection) -> Plan:
+    assert isinstance(outcome, Plan)
+    return outcome
+
+
+@dataclass
+class Agent:
+    """What monitoring sees of an agent."""
+
+    state: HostState = field(default_factory=lambda: HostState(HOST, {}))
+    states: dict[str, VmState] = field(default_factory=dict)
+
+    def deploy(self, *specs: VmSpec) -> None:
+        for each in specs:
+            self.state = planned(plan_deploy(self.state, each)).after
+            self.states[each.name] = VmState.RUNNING
+
+    def remove(self, name: str) -> None:
+        self.state = plan_remove(self.state, name).after
+        del self.states[name]
+
+
+@dataclass
+class Counters:
+    """A hypervisor that tells what it is told to, and fails or hangs where there is nothing."""
+
+    usages: list[HostUsage | Exception | None] = field(default_factory=list)
+
+    async def usage(self) -> HostUsage:
+        told = self.usages.pop(0)
+        if told is None:
+            await asyncio.Event().wait()
+        if isinstance(told, Exception):
+            raise told
+        assert told is not None
+        return told
+
+
+def at(
+    at_s: float,
+    vms: Mapping[str, float],
+    shares: Mapping[int, float] | None = None,
+    cpu_share: float | None = None,
+) -> HostUsage:
+    """Counters at one moment; *vms* in seconds of CPU time, each VM using half of 1024 MiB."""
+    usage = {name: VmUsage(cpu_time_s=used_s, memory_used_mib=512) for name, used_s in vms.items()}
+    return HostUsage(
+        at_s=at_s, cpu_share=cpu_share, memory_share=0.25, cpu_shares=shares or {}, vms=usage
+    )
+
+
+class Stopped(Exception):
+    """Enough."""
+
+
+@dataclass
+class Sleeps:
+    """Lets a loop go round until it has slept as often as wanted."""
+
+    most: int
+    slept_s: list[float] = field(default_factory=list)
+
+    async def __call__(self, delay_s: float) -> None:
+        self.slept_s.append(delay_s)
+        if len(self.slept_s) == self.most:
+            raise Stopped
+
+
+async def run(monitor: Monitor, readings: int, timeout_s: float | None = None) -> list[float]:
+    sleeps = Sleeps(readings)
+    with pytest.raises(Stopped):
+        await monitor.run(15, sleeps, timeout_s)
+    return sleeps.slept_s
+
+
+# --- what is read -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "state", "cpus", "memory_mib"),
+    [
+        ({"a": 10.0}, {"a": 25.0}, VmState.RUNNING, 1.5, 512),
+        ({}, {"a": 25.0}, VmState.RUNNING, None, 512),
+        ({"a": 10.0}, {}, VmState.RUNNING, None, None),
+        ({"a": 10.0}, {"a": 4.0}, VmState.RUNNING, None, 512),
+        ({"a": 10.0}, {"a": 10.0}, VmState.SUSPENDED, 0.0, 512),
+        ({"a": 10.0}, {"a": 0.0}, VmState.DOWN, 0.0, 0.0),
+        ({"a": 10.0}, {}, VmState.DOWN, 0.0, 0.0),
+        ({"a": 0.0}, {"a": 5.0}, VmState.RUNNING, 0.5, 512),
+    ],
+    ids=["used", "first sight", "vanished", "made anew", "idle", "down", "down, untold", "booted"],
+)
+async def test_a_vms_usage_between_two_readings(
+    before: dict[str, float],
+    now: dict[str, float],
+    state: VmState,
+    cpus: float | None,
+    memory_mib: float | None,
+) -> None:
+    agent = Agent()
+    agent.deploy(spec("a"))
+    monitor = Monitor(agent, Counters([at(100, before), at(110, now)]))
+    first = await monitor.read()
+    assert first.vms["a"].cpus is None
+    agent.states["a"] = state
+    await monitor.read()
+    assert monitor.readings is not None
+    assert monitor.readings.vms["a"].cpus == cpus
+    assert monitor.readings.vms["a"].memory_mib == memory_mib
+
+
+async def test_levels_and_host() -> None:
+    agent = Agent()
+    agent.deploy(spec("a"), spec("b"), spec("c", 1, level=ONE))
+    own = agent.state.subsets[TWO].cpus
+    (alone,) = agent.state.subsets[ONE].cpus
+    assert len(own) == 2
+    # one of the level's CPUs went offline, and so did one no level owns
+    shares = dict.fromkeys(HOST.topology.ids, 0.125)
+    del shares[own[0]], shares[agent.state.free_cpus[0]]
+    shares |= {own[1]: 0.75, alone: 0.5}
+    usages: list[HostUsage | Exception | None] = [
+        at(0, {"a": 1, "b": 1, "c": 0}),
+        at(10, {"a": 11, "b": 6, "c": 5}, shares, cpu_share=0.2),
+    ]
+    monitor = Monitor(agent, Counters(usages))
+    first = await monitor.read()
+    assert (first.cpus, first.cpu_share) == (None, None)
+    assert (first.levels[TWO].cpus, first.levels[TWO].busy) == (None, None)
+    readings = await monitor.read()
+    assert readings.levels[TWO].cpus == pytest.approx(1.5)
+    assert readings.levels[TWO].busy == 0.75
+    assert readings.levels[TWO].memory_mib == 1024
+    assert readings.levels[ONE].cpus == pytest.approx(0.5)
+    assert readings.cpus == pytest.approx(12 * 0.125 + 0.75 + 0.5)
+    assert (readings.cpu_share, readings.memory_share) == (0.2, 0.25)
+
+
+async def test_a_host_that_does_not_tell_by_cpu() -> None:
+    monitor = Monitor(Agent(), Counters([at(0, {}), at(1, {}, cpu_share=0.5)]))
+    await monitor.read()
+    readings = await monitor.read()
+    assert readings.cpus == 8
+    assert readings.levels == {}
+
+
+async def test_two_readings_in_one_tick_are_one() -> None:
+    agent = Agent()
+    agent.deploy(spec("a"))
+    counters = Counters([at(5, {"a": 1}), at(5, {"a": 2}), at(4, {"a": 2}), at(15, {"a": 6})])
+    monitor = Monitor(agent, counters)
+    first = await monitor.read()
+    assert await monitor.read() is first
+    assert await monitor.read() is first
+    assert (await monitor.read()).vms["a"].cpus == pytest.approx(0.5)
+
+
+# --- the loop -----------------------------------------------------------------------------------
+
+
+async def test_readings_stay_on_the_beat() -> None:
+    counters = Counters([at(now_s, {}) for now_s in (100, 115.5, 130.25, 144.9, 170)])
+    assert await run(Monitor(Agent(), counters), 5) == pytest.approx([15, 14.5, 14.75, 15.1, 5])
+
+
+async def test_a_reading_that_fails_is_logged_and_the_loop_lives(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    agent = Agent()
+    agent.deploy(spec("a"))
+    unexpected = ZeroDivisionError("really unexpected")
+    usages: list[HostUsage | Exception | None] = [
+        at(0, {"a": 0}),
+        HypervisorError("the connection is gone"),
+        unexpected,
+        None,
+        at(60, {"a": 30}),
+    ]
+    monitor = Monitor(agent, Counters(usages))
+    with caplog.at_level(logging.WARNING):
+        assert await run(monitor, 5, timeout_s=0.001) == [15] * 5
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 3
+    assert "the connection is gone" in told[0]
+    assert "unexpectedly" in told[1]
+    assert "in time" in told[2]
+    assert monitor.readings is not None
+    assert monitor.readings.vms["a"].cpus == pytest.approx(0.5)
+
+
+async def test_a_disk_that_is_full_ends_the_recording_only(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    @dataclass
+    class FullDisk:
+        asked: int = 0
+
+        def write(self, state: HostState, readings: Readings) -> None:
+            assert (state.host, readings.memory_share) == (HOST, 0.25)
+            self.asked += 1
+            raise OutputError("cannot write monitoring.csv: no space left")
+
+    disk = FullDisk()
+    monitor = Monitor(Agent(), Counters([at(0, {}), at(15, {}), at(30, {})]), disk)
+    with caplog.at_level(logging.ERROR):
+        await run(monitor, 3)
+    assert disk.asked == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        "recording ends here: cannot write monitoring.csv: no space left"
+    ]
+    assert monitor.readings is not None
+    assert monitor.readings.at_s == 30
+
+
+# --- the CSV ------------------------------------------------------------------------------------
+
+Row = dict[str, str]
+
+
+def rows_of(file: Path) -> list[Row]:
+    with file.open(encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+async def test_the_rows_of_a_timestamp(tmp_path: Path) -> None:
+    agent = Agent()
+    agent.deploy(spec("a"), spec("c", 1, 2048, ONE))
+    own, alone = (agent.state.subsets[level].cpus for level in (TWO, ONE))
+    assert (own, alone) == ((0, 8), (1,))
+    shares = dict.fromkeys(HOST.topology.ids, 0.125)
+    with WholeRecords(tmp_path / "monitoring.csv") as file:
+        counters = Counters([at(7, {"a": 0, "c": 0}), at(22.5, {"a": 31, "c": 1.55}, shares)])
+        monitor = Monitor(agent, counters, LiveWriter(file))
+        await monitor.read()
+        # whole timestamps are there to be read while the service runs
+        assert [row["val"] for row in rows_of(file.path) if row["res"] == "cpu"] == ["None"] * 5
+        await monitor.read()
+        rows = [row for row in rows_of(file.path) if row["tmp"] != "0"]
+    identities = {row["vm_cmn"]: row["vm_uuid"] for row in rows if row["rec"] == "vm"}
+    table = [list(row.values()) for row in rows]
+    none, no_vm = ["None"] * 6, ["None"] * 2
+    a, c = identities["a"], identities["c"]
+    about = {row["sb_oc"]: row["sb_dsc"] for row in rows if row["rec"] == "subset"}
+    lent = "2-7,10-15"  # neither owned nor beside level 1
+    assert about["2.0"] == f'{{"cpus":"0,8","lent":"{lent}","vms":["a"]}}'
+    assert about["1"] == '{"nodes":{"0":3072}}'
+    assert about["1.0"] == '{"cpus":"1","lent":"","vms":["c"]}'
+    assert table == [
+        ["15.5", "global", "cpu", "2.000", "16", *none],
+        ["15.5", "subset", "cpu", "0.100", "1", "subset-1.0", *no_vm, "1.0", "0", about["1.0"]],
+        ["15.5", "vm", "cpu", "0.100", "1", "subset-1.0", c, "c", "1.0", "None", "None"],
+        ["15.5", "subset", "cpu", "2.000", "2", "subset-2.0", *no_vm, "2.0", "0", about["2.0"]],
+        ["15.5", "vm", "cpu", "2.000", "2", "subset-2.0", a, "a", "2.0", "None", "None"],
+        ["15.5", "global", "mem", "0.2500", "65536", *none],
+        ["15.5", "subset", "mem", "0.2500", "3072", "subset-1", *no_vm, "1", "0", about["1"]],
+        ["15.5", "vm", "mem", "0.250", "2048", "subset-1", c, "c", "1", "None", "None"],
+        ["15.5", "vm", "mem", "0.500", "1024", "subset-1", a, "a", "1", "None", "None"],
+    ]
+
+
+async def test_no_timestamp_twice(tmp_path: Path) -> None:
+    times = (0, 0.0004, 0.001, 0.0012, 7, 7, 7.25)
+    with WholeRecords(tmp_path / "monitoring.csv") as file:
+        monitor = Monitor(Agent(), Counters([at(now_s, {}) for now_s in times]), LiveWriter(file))
+        for _ in times:
+            await monitor.read()
+    globals_ = [row["tmp"] for row in rows_of(file.path) if row["res"] == "cpu"]
+    assert globals_ == ["0", "0.001", "7", "7.25"]
+
+
+def replayed(folder: Path, recorded: Path, host: Host) -> list[Row]:
+    write_topology(folder / "topology.json", host.topology)
+    command = [sys.executable, "-m", "schedulerlocal", f"--load={recorded}", "--debug=1"]
+    command += [f"--topology={folder / 'topology.json'}", f"--output={folder / 'replayed'}"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "0 refused" in ended.stdout
+    return rows_of(folder / "replayed" / "monitoring.csv")
+
+
+def facts(rows: Sequence[Row]) -> dict[str, list[tuple[str, ...]]]:
+    """By timestamp what was there: levels with CPUs owned, VMs with sizes, levels and values."""
+    by_time: dict[str, list[tuple[str, ...]]] = {}
+    for row in rows:
+        columns = ["rec", "res", "config", "subset", "vm_cmn", "sb_oc", "val"]
+        by_time.setdefault(row["tmp"], []).append(tuple(row[column] for column in columns))
+    return {time: sorted(each) for time, each in by_time.items()}
+
+
+async def test_what_was_recorded_live_can_be_replayed(tmp_path: Path) -> None:
+    now_s = 5000.0
+    hypervisor = SimulatedHypervisor(HOST, now_s=lambda: now_s, sleep=asyncio.sleep)
+    agent = Agent()
+
+    async def change(plan: Plan) -> None:
+        for step in plan.steps:
+            await hypervisor.perform(step)
+        agent.state = plan.after
+        agent.states = {domain.name: domain.state for domain in await hypervisor.domains()}
+
+    thirds = Fraction(4, 3)
+    wanted = [
+        replace(spec("a"), max_vcpus=4, max_memory_mib=4096),
+        replace(spec("better", 3, level=Fraction(3)), runs_at=thirds),
+        spec("None", 1, level=ONE),
+        spec("third", 4, 512, thirds),
+    ]
+    with WholeRecords(tmp_path / "live.csv") as file:
+        monitor = Monitor(agent, hypervisor, LiveWriter(file))
+        await monitor.read()
+        for each in wanted:
+            await change(planned(plan_deploy(agent.state, each)))
+            now_s += 15
+            await monitor.read()
+        await change(planned(plan_resize(agent.state, "a", vcpus=3)))
+        now_s += 15
+        await monitor.read()
+        await change(plan_remove(agent.state, "better"))
+        again = replace(spec("better", 5, 3000, ONE), request_id="another")
+        await change(planned(plan_deploy(agent.state, again)))
+        now_s += 15.125
+        await monitor.read()
+        await change(plan_remove(agent.state, "a"))
+        now_s += 15
+        await monitor.read()
+    live = facts(rows_of(tmp_path / "live.csv"))
+    assert list(live) == ["0", "15", "30", "45", "60", "75", "90.125", "105.125"]
+    vms = {row for rows in live.values() for row in rows if row[:2] == ("vm", "cpu")}
+    assert {row[4] for row in vms} == {"a", "better", "None", "third"}
+    assert max(float(row[-1]) for row in vms if row[-1] != "None") > 0
+
+    rows = replayed(tmp_path, tmp_path / "live.csv", HOST)
+    for row in rows:
+        # a VM called None has no name in a replay, and is shown by its identity
+        if row["rec"] == "vm" and row["vm_cmn"] == row["vm_uuid"]:
+            row["vm_cmn"] = "None"
+    assert facts(rows) == live
+
+
+async def test_vms_that_are_not_ours_may_be_called_anything(tmp_path: Path) -> None:
+    strange = ["tab\there", "line\nbreak", "  ", "ünïcode", "lone\udcff"]
+    found = [
+        FoundVm(
+            spec=VmSpec(name=name, vcpus=1, memory_mib=512, level=ONE),
+            vcpus=1,
+            boot_memory_mib=512,
+            foreign=True,
+        )
+        for name in strange
+    ]
+    agent = Agent(adopt(HOST, found, {}), dict.fromkeys(strange, VmState.RUNNING))
+    with WholeRecords(tmp_path / "live.csv") as file:
+        await Monitor(agent, Counters([at(0, {})]), LiveWriter(file)).read()
+    rows = [row for row in replayed(tmp_path, file.path, HOST) if row["rec"] == "vm"]
+    names = [row["vm_cmn"] for row in rows if row["res"] == "cpu"]
+    assert names[:2] == ["tab here", "line break"]
+    assert names[3:] == ["ünïcode", "lone?"]
+    assert len({row["vm_uuid"] for row in rows}) == len(strange)
+
+
+async def test_a_replay_counts_what_the_host_counted(tmp_path: Path) -> None:
+    """Sizes are what counts, per-VM overhead apart, so the same setting gives the same memory."""
+    host = Host(HOST.topology, replace(HOST.rules, vm_overhead_mib=128))
+    agent = Agent(HostState(host, {}))
+    agent.deploy(replace(spec("a", 2, 1024), max_memory_mib=4096))
+    with WholeRecords(tmp_path / "live.csv") as file:
+        await Monitor(agent, Counters([at(0, {"a": 1})]), LiveWriter(file)).read()
+    sizes = {(row["rec"], row["res"]): row["config"] for row in rows_of(file.path)}
+    assert sizes["vm", "mem"] == "4096"
+    assert sizes["subset", "mem"] == str(4096 + 128)
+    lines = file.path.read_text().splitlines()
+    assert json.loads(lines[-2].split("\t")[-1]) == {"nodes": {"0": 4224}}
