@@ -15,6 +15,7 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,8 @@ class FileJournal:
         self._outcomes: OrderedDict[str, str] = OrderedDict()
         self._cancelled: OrderedDict[str, None] = OrderedDict()
         self._torn = False
+        self._file: FileIO | None = None
+        """Open once the journal was read."""
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self._lock = (directory / "lock").open("w")
@@ -108,7 +111,8 @@ class FileJournal:
 
     async def cancel(self, request_id: str) -> None:
         self._append({"cancel": request_id})
-        await asyncio.to_thread(os.fsync, self._file.fileno())
+        if self._file is not None:
+            await asyncio.to_thread(os.fsync, self._file.fileno())
 
     def outcome(self, request_id: str) -> str | None:
         return self._outcomes.get(request_id)
@@ -117,10 +121,12 @@ class FileJournal:
         return request_id in self._cancelled
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         self._lock.close()
 
     def _append(self, record: dict[str, Any]) -> None:
+        assert self._file is not None, "a journal is read before it is written"
         line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
         try:
             # a record that went only half to disk ends at the next line break
@@ -193,7 +199,7 @@ class FileJournal:
             finally:
                 os.close(directory)
             # unbuffered: a record must not wait in this process
-            self._file = self._path.open("ab", buffering=0)
+            self._file = FileIO(self._path, "ab")
         except OSError as problem:
             raise ConfigError(
                 f"cannot write the journal {self._path}: {problem.strerror};"
