@@ -1,0 +1,1 @@
+"""What the services of both tiers share on the web: the server, its guards, requests, answers."""

@@ -1,0 +1,58 @@
+"""Answers: JSON, and the one form every refusal has."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from schedulercommon.errors import HTTP_STATUS, RefusedError
+
+_HEADERS = {
+    "Content-Type": "application/json",
+    "X-Content-Type-Options": "nosniff",
+    "Server": "VMStack",
+}
+_encode = json.JSONEncoder(separators=(", ", ": ")).encode
+
+DONE = b'{"success": true, "reason": null}'
+
+
+def json_bytes(document: Any) -> bytes:
+    """*document* as ASCII JSON text."""
+    return _encode(document).encode("ascii")
+
+
+def answer(
+    body: bytes, status: int = 200, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """An answer whose *body* is JSON already."""
+    return web.Response(body=body, status=status, headers=CIMultiDict(_HEADERS, **headers or {}))
+
+
+def refusal_body(code: str, reason: str) -> bytes:
+    """What every refusal on every route looks like."""
+    return json_bytes({"success": False, "reason": reason, "code": code})
+
+
+def refused(refusal: RefusedError) -> web.Response:
+    """The answer that tells *refusal*."""
+    return answer(
+        refusal_body(refusal.code, str(refusal)),
+        HTTP_STATUS.get(refusal.code, 500),
+        {"WWW-Authenticate": "Bearer"} if refusal.code == "unauthorized" else None,
+    )
+
+
+def with_etag(request: web.Request, body: bytes, generation: int) -> web.Response:
+    """*body*, which *generation* names; 304 without it if that is what the client has already."""
+    etag = f'"{generation}"'
+    known = request.headers.get("If-None-Match")
+    if known is not None:
+        tags = [tag.strip().removeprefix("W/") for tag in known.split(",")]
+        if etag in tags or tags == ["*"]:
+            return web.Response(status=304, headers={"ETag": etag, "Server": "VMStack"})
+    return answer(body, headers={"ETag": etag})

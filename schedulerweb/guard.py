@@ -1,0 +1,147 @@
+"""Who may ask, and how much at once: tokens, other sites' pages, changes under way.
+
+The guard is the one middleware of a service. It also gives every refusal its form.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Awaitable, Callable
+from ipaddress import ip_address
+from pathlib import Path
+
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from schedulercommon.errors import ConfigError, Forbidden, Overloaded, RefusedError, Unauthorized
+from schedulerweb.answers import refused
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+MOST_CHANGES = 256
+"""Requests that change something, under way at once."""
+
+_READING = frozenset(("GET", "HEAD", "OPTIONS"))
+_LONGEST_TOKEN_FILE = 64 * 1024
+
+
+class Guard:
+    """What is asked of every request before its handler sees it.
+
+    ``changing`` are the handlers that change something on GET, ``open_to_all`` those that need
+    no token.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokens: tuple[bytes, ...] = (),
+        loopback: bool = True,
+        changing: frozenset[Handler] = frozenset(),
+        open_to_all: frozenset[Handler] = frozenset(),
+        most_changes: int = MOST_CHANGES,
+    ) -> None:
+        self.tokens = tokens
+        self._local_names_only = loopback and not tokens
+        self._changing = changing
+        self._open_to_all = open_to_all
+        self._most_changes = most_changes
+        self._changes = 0
+
+    def middleware(self) -> Middleware:
+        @web.middleware
+        async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+            try:
+                if self.tokens and handler not in self._open_to_all:
+                    self._check_token(request)
+                if request.method in _READING and handler not in self._changing:
+                    return await handler(request)
+                self._check_site(request)
+                return await self._counted(request, handler)
+            except RefusedError as refusal:
+                return refused(refusal)
+
+        return guarded
+
+    async def _counted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if self._changes >= self._most_changes:
+            raise Overloaded(f"{self._changes} changes are under way; try again in a moment")
+        self._changes += 1
+        try:
+            return await handler(request)
+        finally:
+            self._changes -= 1
+
+    def _check_token(self, request: web.Request) -> None:
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise Unauthorized(
+                "a token is needed; send it in the header 'Authorization: Bearer TOKEN',"
+                " never in the address"
+            )
+        given = token.strip().encode("utf-8", "surrogateescape")
+        # all are compared, so that the time taken tells nothing
+        matches = [hmac.compare_digest(given, known) for known in self.tokens]
+        if not any(matches):
+            raise Unauthorized("that token is not one of ours; look at the token file again")
+
+    def _check_site(self, request: web.Request) -> None:
+        """Refuse what a page of another site made a browser send."""
+        headers = request.headers
+        host = headers.get("Host", "")
+        origin = headers.get("Origin")
+        if origin is not None and origin.partition("://")[2].lower() != host.lower():
+            raise Forbidden("a page of another site may not change anything; use this one's own")
+        if headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+            raise Forbidden("a page of another site may not change anything; use this one's own")
+        if self._local_names_only and host and not _is_local_name(host):
+            # whoever controls a name can let it lead here, and then its pages are "this site"
+            raise Forbidden(
+                "changes are taken under an IP address or localhost only, as long as no token"
+                " is set; use 127.0.0.1"
+            )
+
+
+def _is_local_name(host: str) -> bool:
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    return name.lower() == "localhost" or is_address(name)
+
+
+def is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def is_loopback(address: str) -> bool:
+    """Whether a service bound to *address* is reached from its own machine only."""
+    if is_address(address):
+        return ip_address(address).is_loopback
+    return address.lower() == "localhost"
+
+
+def read_tokens(file: Path | None) -> tuple[bytes, ...]:
+    """The tokens of *file*, one a line; none without a file. Raises ConfigError."""
+    if file is None:
+        return ()
+    try:
+        with file.open("rb") as opened:
+            text = opened.read(_LONGEST_TOKEN_FILE + 1)
+    except OSError as problem:
+        raise ConfigError(
+            f"cannot read the token file {file}: {problem.strerror};"
+            " make it a file this user may read"
+        ) from problem
+    lines = [line.strip() for line in text.splitlines()]
+    tokens = tuple([line for line in lines if line])
+    if not tokens or len(text) > _LONGEST_TOKEN_FILE:
+        raise ConfigError(f"the token file {file} should hold a few tokens, one a line")
+    for number, line in enumerate(lines, 1):
+        if not all(0x21 <= byte <= 0x7E for byte in line):
+            raise ConfigError(
+                f"line {number} of the token file {file} is no token;"
+                " write visible ASCII characters without spaces"
+            )
+    return tokens
