@@ -21,7 +21,7 @@ _DAY_S = 86_400.0
 _LEAST_AVERAGE = 0.02  # an idle guest still ticks, and a flat line at 0 looks broken
 _NOISE_PERIODS_S = (67.0, 311.0, 1709.0)  # no two in step, so that the sum hardly repeats
 _NOISE = 0.15
-_KEPT_PROFILES = 4096
+_KEPT_PROFILES = 512
 
 
 @dataclass(frozen=True, slots=True)
