@@ -27,8 +27,8 @@ from schedulerlocal.core.topology import Cpus
 from schedulerlocal.ports import Begun, Remembered
 
 _LONGEST_BYTES = 8 << 20
-_KEPT_OUTCOMES = 20_000
-_KEPT_CANCELLED = 100_000
+_KEPT_OUTCOMES = 5_000
+_KEPT_CANCELLED = 50_000
 
 _log = logging.getLogger(__name__)
 
