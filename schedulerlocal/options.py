@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from schedulercommon.errors import UsageError, VmStackError
 
@@ -16,8 +16,28 @@ INTERRUPTED = 128 + signal.SIGINT
 PIPE_CLOSED = 128 + signal.SIGPIPE
 
 
+class _StoreOnce(argparse.Action):
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if option_string and getattr(namespace, self.dest) is not self.default:
+            parser.error(f"{option_string} is given twice; give it once")
+        setattr(namespace, self.dest, values)
+
+
 class Options(argparse.ArgumentParser):
-    """Reports wrong usage as a UsageError: one sentence, not the whole usage text."""
+    """Reports wrong usage as a UsageError: one sentence, not the whole usage text.
+
+    An option given twice is wrong usage, for one of its values would be ignored.
+    """
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.register("action", None, _StoreOnce)
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see {self.prog} --help")
@@ -37,7 +57,21 @@ def exit_code(command: Callable[[Sequence[str]], None], arguments: Sequence[str]
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader (head, say) has enough; keep the interpreter's last flush from complaining.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader (head, say) has enough.
+        _drop_output()
         return PIPE_CLOSED
+    except OSError as problem:
+        if problem.filename is not None:
+            raise
+        # Whoever opens a file names its faults, so this is what standard output leads to.
+        _drop_output()
+        sys.stderr.write(
+            f"cannot write to standard output: {problem.strerror}; send it elsewhere\n"
+        )
+        return FAILED
     return DONE
+
+
+def _drop_output() -> None:
+    """Keep the interpreter's last flush from complaining."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -141,6 +141,12 @@ class Replay:
                 f"line {tick.line}: the timestamp {tick.time.decode()} shows a VM in two sizes;"
                 " the last row counts, keep one",
             )
+        if without := next((row for uuid, row in memory.items() if uuid not in shown), None):
+            self.warn(
+                "no cpu row",
+                f"line {without.line}: VM {without.name} has no vm cpu row at {tick.time.decode()}"
+                " s and counts as absent there; add the row that gives its vCPUs and level",
+            )
         present = self.present
         gone = [uuid for uuid in present if uuid not in shown]
         changed: list[Presence] = []
@@ -151,8 +157,9 @@ class Replay:
             if presence is not None and presence.cpu is row and (presence.mem is mem or not mem):
                 continue
             if presence is not None and presence.cpu.level == row.level:
+                if _size(presence.cpu, presence.mem) != _size(row, mem or presence.mem):
+                    changed.append(presence)
                 presence.cpu = row
-                changed.append(presence)
             else:
                 if presence is not None:
                     gone.append(uuid)
@@ -226,6 +233,10 @@ class Replay:
                 max(vcpus, subset.vcpus),
                 max(cpus, len(subset.cpus)),
             )
+
+
+def _size(cpu: VmRow, mem: VmRow | None) -> tuple[int, int]:
+    return cpu.size, mem.size if mem else 0
 
 
 def _refusal(time: str, action: str, cpu: VmRow, mem: VmRow, rejection: Rejection) -> Refusal:

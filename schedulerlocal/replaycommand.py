@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from schedulercommon.errors import OutputError, TraceError
 from schedulercommon.levels import format_level
@@ -40,6 +42,8 @@ def run_replay(host: Host, files: ReplayFiles) -> None:
     timestamp, says so, and is raised on.
     """
     reader = TraceReader(files.trace)
+    size_bytes = _size_bytes(files.trace)
+    ticks = reader.ticks()
     replay = Replay(HostState(host, {}))
     reached = "the first timestamp"
     out = Console(highlight=False, soft_wrap=True)
@@ -47,10 +51,14 @@ def run_replay(host: Host, files: ReplayFiles) -> None:
     try:
         with ExitStack() as stack:
             bar = stack.enter_context(_progress())
-            task = bar.add_task(f"replaying {files.trace.name}", total=_size_bytes(files.trace))
+            task = bar.add_task(f"replaying {files.trace.name}", total=size_bytes)
+            first = next(ticks)  # a file that is no trace at all costs nobody an older output
             monitoring, refused = _writers(stack, host, files, replay)
-            for tick in reader.ticks():
-                refusals = replay.take_in(tick)
+            for tick in chain((first,), ticks):
+                try:
+                    refusals = replay.take_in(tick)
+                except TraceError as problem:
+                    raise TraceError(f"{files.trace}, {problem}") from problem
                 if monitoring is not None:
                     monitoring.write(tick)
                 for refusal in refusals:
@@ -82,7 +90,7 @@ def _writers(
     if not files.write:
         return None, None
     target = files.output / "monitoring.csv"
-    if target.exists() and files.trace.exists() and target.samefile(files.trace):
+    if _same_file(target, files.trace):
         raise OutputError(
             f"the replay of {files.trace} would overwrite it; choose another folder with --output"
         )
@@ -92,10 +100,17 @@ def _writers(
     return MonitoringWriter(monitoring, replay), RefusalWriter(refused)
 
 
+def _same_file(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False  # not there, or beyond reach; writing will tell
+
+
 def _progress() -> Progress:
     """On standard error, and only where somebody watches."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),
         TimeRemainingColumn(),
@@ -107,7 +122,7 @@ def _progress() -> Progress:
 
 def _size_bytes(path: Path) -> int | None:
     try:
-        return path.stat().st_size
+        return path.stat().st_size or None  # a pipe's is 0
     except OSError as problem:
         raise TraceError(
             f"cannot read the trace {path}: {problem.strerror}; name a monitoring CSV"
@@ -124,7 +139,7 @@ def _sentence(refusal: Refusal) -> str:
 
 def _sum_up(out: Console, replay: Replay, files: ReplayFiles) -> None:
     totals, host = replay.totals, replay.state.host
-    table = Table(title=f"Replay of {files.trace}", title_justify="left")
+    table = Table(title=Text(f"Replay of {files.trace}"), title_justify="left")
     table.add_column("level")
     for name in ("peak VMs", "peak vCPUs sold", "peak CPUs owned"):
         table.add_column(name, justify="right")
@@ -139,4 +154,5 @@ def _sum_up(out: Console, replay: Replay, files: ReplayFiles) -> None:
         markup=False,
     )
     if files.write:
-        out.print(f"written: {files.output}/monitoring.csv, {files.output}/rejections.csv")
+        written = f"written: {files.output}/monitoring.csv, {files.output}/rejections.csv"
+        out.print(written, markup=False)

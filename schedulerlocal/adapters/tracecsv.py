@@ -7,6 +7,7 @@ fourth tab and looked up. A row never seen is checked field by field.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from io import BytesIO
 from math import isfinite
 from pathlib import Path
 from typing import BinaryIO
@@ -32,9 +33,9 @@ COLUMNS = (
 HEADER = "\t".join(COLUMNS).encode() + b"\n"
 
 _BLOCK_BYTES = 1 << 20
-_LONGEST_LINE_BYTES = 1 << 22
+_LONGEST_HEADER_BYTES = 1 << 16
+_LONGEST_LINE_BYTES = 1 << 26  # sb_dsc of older recordings lists every CPU for every vCPU
 _KEPT_ROWS = 4096
-_RESOURCES = (b"cpu", b"mem")
 
 
 class TraceReader:
@@ -46,8 +47,8 @@ class TraceReader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._rows: dict[bytes, VmRow] = {}
-        """What was read lately, by what follows the value."""
+        self._rows: dict[bytes, dict[bytes, VmRow]] = {b"cpu": {}, b"mem": {}}
+        """What was read lately, by resource and by what follows the value."""
         self.bytes_read = 0
         self.duplicates = 0
         """vm rows that repeat one of the same timestamp."""
@@ -63,21 +64,19 @@ class TraceReader:
             ) from problem
 
     def _ticks(self, file: BinaryIO) -> Iterator[Tick]:
-        self._read_header(file.readline(_LONGEST_LINE_BYTES))
+        self._read_header(file.readline(_LONGEST_HEADER_BYTES))
         number = 1
         tick: Tick | None = None
         now_s = float("-inf")
         # how vm rows of this timestamp begin; this loop runs once per row and is kept bare
-        of_vm: dict[bytes, dict[VmRow, bytes]] = {}
+        of_vm: dict[bytes, tuple[dict[VmRow, bytes], dict[bytes, VmRow]]] = {}
         start = 0
-        known = self._rows
-        for block in iter(lambda: file.readlines(_BLOCK_BYTES), []):
-            if not block[-1].endswith(b"\n"):
-                block[-1] += b"\n"
+        for block in self._blocks(file, number):
             for number, line in enumerate(block, number + 1):  # noqa: B020
                 begin = line[:start]
-                rows = of_vm.get(begin)
-                if rows is not None:
+                of_kind = of_vm.get(begin)
+                if of_kind is not None:
+                    rows, known = of_kind
                     tail = line[line.find(b"\t", start) :]
                     row = known.get(tail)
                     if row is None:
@@ -101,22 +100,38 @@ class TraceReader:
                         tick, now_s = Tick(parts[0], number), time_s
                     start = len(parts[0]) + len(b"\tvm\tcpu\t")
                     of_vm = {
-                        parts[0] + b"\tvm\tcpu\t": tick.cpu,
-                        parts[0] + b"\tvm\tmem\t": tick.mem,
+                        parts[0] + b"\tvm\tcpu\t": (tick.cpu, self._rows[b"cpu"]),
+                        parts[0] + b"\tvm\tmem\t": (tick.mem, self._rows[b"mem"]),
                     }
-                if parts[1] == b"vm":  # the first of its timestamp, or a faulty one
+                if parts[2] not in self._rows:
+                    raise self._broken(number, f"res is {_shown(parts[2])}; it must be cpu or mem")
+                if parts[1] == b"vm":  # the first of its timestamp
+                    rows, known = of_vm[line[:start]]
                     tail = b"\t" + parts[4]
-                    row = known.get(tail) or self._vm_row(line, number)
-                    known[tail] = row
-                    (tick.cpu if parts[2] == b"cpu" else tick.mem)[row] = line
+                    row = known[tail] = known.get(tail) or self._vm_row(line, number)
+                    rows[row] = line
                 else:
                     self._other_row(tick, parts, number)
-            self.bytes_read = file.tell()
         if tick is None:
             raise TraceError(
                 f"{self.path}: the trace has a header and no rows; record at least one timestamp"
             )
         yield self._finished(tick, number + 1)
+
+    def _blocks(self, file: BinaryIO, number: int) -> Iterator[list[bytes]]:
+        """The lines after line *number*, many at a time, each with its end."""
+        while block := file.read(_BLOCK_BYTES):
+            rest = file.readline(_LONGEST_LINE_BYTES)
+            lines = BytesIO(block + rest).readlines()
+            number += len(lines)
+            if not lines[-1].endswith(b"\n"):
+                if len(rest) == _LONGEST_LINE_BYTES:
+                    raise self._broken(
+                        number, f"it is longer than {len(rest) >> 20} MiB; end rows with a new line"
+                    )
+                lines[-1] += b"\n"
+            yield lines
+            self.bytes_read += len(block) + len(rest)
 
     def _read_header(self, line: bytes) -> None:
         if not line:
@@ -135,10 +150,10 @@ class TraceReader:
         """*tick*, its last row read; tails that are long gone are forgotten."""
         alive = len(tick.cpu) + len(tick.mem)
         self.duplicates += end - tick.line - tick.others - alive
-        if len(self._rows) > 2 * alive + _KEPT_ROWS:
-            kept = {row.tail: row for row in (*tick.cpu, *tick.mem)}
-            self._rows.clear()
-            self._rows.update(kept)
+        if sum(map(len, self._rows.values())) > 2 * alive + _KEPT_ROWS:
+            for resource, rows in ((b"cpu", tick.cpu), (b"mem", tick.mem)):
+                self._rows[resource].clear()
+                self._rows[resource].update({row.tail: row for row in rows})
         return tick
 
     def _vm_row(self, line: bytes, number: int) -> VmRow:
@@ -146,8 +161,6 @@ class TraceReader:
         if len(parts) < 5:
             raise self._broken(number, _too_short(line))
         resource = parts[2]
-        if resource not in _RESOURCES:
-            raise self._broken(number, f"res is {_shown(resource)}; it must be cpu or mem")
         fields = self._fields(parts, number)
         size, _, uuid, name, level_text = fields[:5]
         if uuid in ("", "None"):
@@ -160,7 +173,8 @@ class TraceReader:
         except ValueError:
             unit = "vCPUs" if resource == b"cpu" else "MiB"
             raise self._broken(
-                number, f"config is {size!r}; a vm {parts[2].decode()} row gives whole {unit} there"
+                number,
+                f"config is {size[:40]!r}; a vm {resource.decode()} row gives whole {unit} there",
             ) from None
         level = PREMIUM
         if resource == b"cpu":
@@ -174,8 +188,6 @@ class TraceReader:
     def _other_row(self, tick: Tick, parts: list[bytes], number: int) -> None:
         tick.others += 1
         kind, resource, value = parts[1], parts[2], parts[3]
-        if resource not in _RESOURCES:
-            raise self._broken(number, f"res is {_shown(resource)}; it must be cpu or mem")
         if parts[4].count(b"\t") != 6:
             self._fields(parts, number)
         if kind == b"global":
