@@ -219,15 +219,14 @@ class HostAgent:
             await self._keeper.apply(plan, spec, "resize", ended="deployed", failed="deployed")
             domain = await self._keeper.settle(name=name)
             self.events.record("resized", vm=name, vcpus=spec.vcpus, memory_mib=spec.memory_mib)
-            found = domain.found if domain else None
             return Resized(
                 vcpus=_when(
                     changed=spec.vcpus != vm.spec.vcpus,
-                    in_force=found is None or found.vcpus == spec.vcpus,
+                    pending=domain is not None and domain.vcpus_pending,
                 ),
                 memory_mib=_when(
                     changed=spec.memory_mib != vm.spec.memory_mib,
-                    in_force=found is None or found.boot_memory_mib == spec.max_memory_mib,
+                    pending=domain is not None and domain.memory_pending,
                 ),
             )
 
@@ -294,7 +293,7 @@ def _fitting(outcome: Plan | Rejection) -> Plan:
     return outcome
 
 
-def _when(*, changed: bool, in_force: bool) -> str:
+def _when(*, changed: bool, pending: bool) -> str:
     if not changed:
         return "unchanged"
-    return "live" if in_force else "next-boot"
+    return "next-boot" if pending else "live"

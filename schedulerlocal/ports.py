@@ -20,6 +20,9 @@ class Domain:
 
     found: FoundVm
     state: VmState
+    vcpus_pending: bool = False
+    """Whether the vCPUs its spec says wait for its next boot."""
+    memory_pending: bool = False
 
     @property
     def name(self) -> str:

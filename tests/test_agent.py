@@ -300,6 +300,20 @@ async def test_a_smaller_size_counts_once_the_guest_has_booted(tmp_path: Path) -
         await made.check()
 
 
+async def test_growth_is_live_up_to_what_the_guest_was_booted_with(tmp_path: Path) -> None:
+    async with rig(tmp_path) as made:
+        agent = made.agent
+        await agent.deploy(spec("a", 2, TWO, max_vcpus=4, max_memory_mib=4096))
+        assert agent.state.allocated_memory_mib == 4096, "the boot maximum counts"
+        assert await agent.resize("a", 4, 2048) == Resized("live", "live")
+        assert await agent.resize("a", 6, None) == Resized("next-boot", "unchanged")
+        assert len(agent.state.subsets[TWO].cpus) == 6, "counted before it is there"
+        await agent.power("a", Verb.REBOOT)
+        await made.check()
+        assert await agent.resize("a", 5, 8192) == Resized("next-boot", "next-boot")
+        assert agent.state.allocated_memory_mib == 8192
+
+
 async def test_restarted_it_finds_what_was_there(tmp_path: Path) -> None:
     async with rig(tmp_path) as made:
         await furnish(made.agent)

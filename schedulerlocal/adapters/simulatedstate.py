@@ -52,7 +52,12 @@ class SimulatedVm:
             memory_nodes=self.memory_nodes,
             foreign=self.foreign,
         )
-        return Domain(found=found, state=self.state)
+        return Domain(
+            found=found,
+            state=self.state,
+            vcpus_pending=self.live_vcpus != spec.vcpus,
+            memory_pending=self.live_memory_mib != spec.max_memory_mib,
+        )
 
 
 def as_booted(

@@ -1,0 +1,104 @@
+"""``python -m schedulerlocal`` without a trace: the service, from its start to its end.
+
+The port is opened first, so that whoever waits for ``/readyz`` finds it; the state is read next;
+only then are changes taken. A signal ends it once the plan in hand is finished.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from schedulerlocal.adapters.api import create_app, serve
+from schedulerlocal.adapters.journal import FileJournal
+from schedulerlocal.adapters.monitoringcsv import LiveWriter, WholeRecords
+from schedulerlocal.adapters.simulated import SimulatedHypervisor, parse_faults
+from schedulerlocal.adapters.topologyjson import write_topology
+from schedulerlocal.agent import HostAgent
+from schedulerlocal.config import ServiceSettings, journal_directory
+from schedulerlocal.core.host import Host
+from schedulerlocal.keeper import HostKeeper
+from schedulerlocal.monitoring import Monitor
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceFiles:
+    """What ``--debug`` writes, and where."""
+
+    output: Path
+    write: bool
+
+
+def run_service(host: Host, settings: ServiceSettings, files: ServiceFiles) -> None:
+    """Serve until a signal; raises VmStackError if that cannot begin."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level="INFO")
+    asyncio.run(_serve(host, settings, files))
+
+
+async def _serve(host: Host, settings: ServiceSettings, files: ServiceFiles) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    hypervisor = SimulatedHypervisor(
+        host,
+        state_file=settings.simulated_state,
+        image_dirs=settings.image_dirs,
+        faults=parse_faults(settings.simulated_faults),
+        now_s=time.monotonic,
+        sleep=asyncio.sleep,
+    )
+    boot_id = _boot_id()
+    keeper = HostKeeper(
+        host,
+        hypervisor,
+        FileJournal(journal_directory(settings, simulated=True), boot_id),
+        now_s=time.time,
+        repair=settings.repair,
+        call_timeout_s=settings.call_timeout_s,
+        boot_id=boot_id,
+    )
+    agent = HostAgent(settings.name, keeper)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(agent.close)
+        runner = await serve(create_app(agent, settings), settings.address, settings.port)
+        stack.push_async_callback(runner.cleanup)
+        for host_address, port, *_ in runner.addresses:
+            shown = f"[{host_address}]" if ":" in host_address else host_address
+            _log.info("listening on http://%s:%d", shown, port)
+        await keeper.start()
+        _log.info("%s is ready: %d VMs found", agent.name, len(agent.states))
+        writer = None
+        if files.write:
+            file = stack.enter_context(WholeRecords(files.output / "monitoring.csv"))
+            write_topology(files.output / "topology_local.json", host.topology)
+            writer = LiveWriter(file)
+        monitor = Monitor(agent, hypervisor, writer)
+        tasks = [
+            asyncio.create_task(keeper.keep_watch(settings.delay_s), name="watch"),
+            asyncio.create_task(monitor.run(settings.delay_s, asyncio.sleep), name="monitoring"),
+        ]
+        for task in tasks:
+            stack.push_async_callback(_ended, task)
+        await stop.wait()
+        _log.info("stopping: the plan in hand is finished first")
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def _boot_id() -> str:
+    """Which boot of the machine this is; tells a restart of ours from one of the host."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
