@@ -11,7 +11,7 @@ import errno
 import logging
 from typing import Any
 
-from aiohttp import http_exceptions, web
+from aiohttp import StreamReader, http_exceptions, web
 from aiohttp.web_protocol import RequestHandler
 
 from schedulercommon.errors import (
@@ -76,16 +76,24 @@ class _Connection(RequestHandler):
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """The client has sent all it will: it still gets its answer, a cut-off body a refusal."""
-        if not (self._request_in_progress or self._messages):
+        waiting = self._waiter is not None and not self._waiter.done()
+        if waiting or not self._request_count:
             return None
-        payloads = [payload for _, payload in self._messages]
-        if self._current_request is not None:
-            payloads.append(self._current_request.content)
-        for payload in payloads:
-            if not payload.is_eof():
-                payload.set_exception(web.RequestPayloadError("cut off"))
+        for _, payload in self._messages:
+            _cut_off(payload)
+        # the request in hand may be about to be handed over
+        self._loop.call_soon(self._cut_off_current)
         self.close()
         return True
+
+    def _cut_off_current(self) -> None:
+        if self._current_request is not None:
+            _cut_off(self._current_request.content)
+
+
+def _cut_off(payload: StreamReader) -> None:
+    if not payload.is_eof():
+        payload.set_exception(web.RequestPayloadError("cut off"))
 
 
 class _Server(web.Server):

@@ -13,7 +13,7 @@ from schedulerlocal.core.status import deploy_progress, published_status
 from schedulerlocal.views import vm_names
 from schedulerweb.answers import DONE, answer, json_bytes, with_etag
 from schedulerweb.pages import first_page
-from schedulerweb.query import read_deploy, read_name, read_parameters, read_size
+from schedulerweb.query import read_deploy, read_name, read_parameters, read_size, valid_name
 
 _NEVER_KEPT = {"Cache-Control": "no-store"}
 _LINKS = {
@@ -90,7 +90,7 @@ class PublishedRoutes:
         return answer(DONE, headers=_NEVER_KEPT)
 
     async def remove(self, request: web.Request) -> web.Response:
-        await self._agent.remove(read_name(request))
+        await self._agent.remove(known_name(self._agent, read_name(request)))
         return answer(DONE, headers=_NEVER_KEPT)
 
     async def healthz(self, request: web.Request) -> web.Response:
@@ -101,6 +101,11 @@ class PublishedRoutes:
         read_parameters(request)
         known_state(self._agent)
         return answer(b'{"status": "ready"}')
+
+
+def known_name(agent: HostAgent, name: str) -> str:
+    """*name*, if a VM has it or can have it; one found here may have one we would not give."""
+    return name if name in agent.states else valid_name(name)
 
 
 def known_state(agent: HostAgent) -> HostState:

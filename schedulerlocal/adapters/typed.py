@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from schedulercommon.errors import BadRequest
-from schedulerlocal.adapters.published import Kept, known_state
+from schedulerlocal.adapters.published import Kept, known_name, known_state
 from schedulerlocal.agent import HostAgent
 from schedulerlocal.core.lifecycle import Verb
 from schedulerlocal.core.state import Vm
@@ -19,7 +19,7 @@ from schedulerlocal.events import Subscription
 from schedulerlocal.views import doing, host_document, vm_document, vm_documents
 from schedulerweb.answers import DONE, answer, json_bytes, with_etag
 from schedulerweb.body import read_document
-from schedulerweb.query import read_parameters, shown, valid_name
+from schedulerweb.query import read_parameters, shown
 from schedulerweb.stream import Message, Streams, last_event_id
 
 
@@ -148,9 +148,7 @@ class TypedRoutes:
             return await self._streams.follow(request, _messages(subscription))
 
     def _name(self, request: web.Request) -> str:
-        """The VM named in the path; one found here may have a name we would not give."""
-        name = request.match_info["name"]
-        return name if name in self._agent.states else valid_name(name)
+        return known_name(self._agent, request.match_info["name"])
 
     def _named(self, request: web.Request) -> Vm:
         return known_state(self._agent).vm(self._name(request))
