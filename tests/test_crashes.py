@@ -15,7 +15,13 @@ from tests.servers import Service, local_service
 
 IMAGE = "/var/lib/libvirt/images/hello.qcow2"
 #: Level 2 and 3 borrow free CPUs, so that every change re-pins somebody.
-THERE = {"one": (2, 1, "1"), "two": (2, 1, "2"), "also": (3, 1, "2"), "three": (1, 1, "3")}
+THERE = {
+    "one": (2, 1, "1"),
+    "two": (2, 1, "2"),
+    "also": (3, 1, "2"),
+    "three": (1, 1, "3"),
+    "more": (1, 1, "3"),
+}
 
 
 def deploy_path(name: str, cpu: int, mem: int, level: str) -> str:
