@@ -33,7 +33,7 @@ _LIMITS: dict[str, Any] = {
     "max_line_size": 64 * 1024,
     "max_field_size": 16 * 1024,
     "keepalive_timeout": 75.0,
-    "lingering_time": 2.0,
+    "lingering_time": 1.0,
     "auto_decompress": False,
     "access_log": None,
 }

@@ -1,0 +1,258 @@
+"""Who may ask: tokens, pages of other sites, names that lead here, and how much at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from schedulercommon.errors import ConfigError, OutputError
+from schedulerlocal.adapters.api import create_app, serve
+from schedulerlocal.config import ServiceSettings
+from schedulerweb.guard import MOST_CHANGES, is_loopback, read_tokens
+from tests.webrig import IMAGE, Web, running
+
+REMOVE = "/remove?name=there"
+TOKEN = "s3cret-and-long"
+GIVEN = {"Authorization": f"Bearer {TOKEN}"}
+
+
+@pytest.fixture
+async def web(tmp_path: Path) -> AsyncIterator[Web]:
+    async with running(tmp_path) as running_web:
+        assert (await running_web.deploy("there")).status == 201
+        yield running_web
+
+
+@pytest.fixture
+async def closed(tmp_path: Path) -> AsyncIterator[Web]:
+    """A service that asks for a token."""
+    file = tmp_path / "tokens"
+    file.write_text(f"an-older-one\n\n{TOKEN}\n")
+    async with running(tmp_path, token_file=file) as running_web:
+        yield running_web
+
+
+ROUTES = [
+    *[("GET", path) for path in "/ /status /listvm /deploy /remove /progress /docs".split()],
+    *[("GET", path) for path in "/openapi.json /v1/host /v1/vms /v1/vms/a /v1/events".split()],
+    *[("POST", path) for path in "/v1/vms /v1/vms/a/start /v1/vms/a/resize /deploy".split()],
+    *[("DELETE", path) for path in "/v1/vms/a /v1/requests/a".split()],
+    *[("GET", "/docs/docs.js"), ("GET", "/nothing"), ("OPTIONS", "/status"), ("HEAD", "/status")],
+]
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+async def test_every_route_asks_for_a_token(closed: Web, method: str, path: str) -> None:
+    answer = await closed.ask(method, path)
+    assert answer.status == 401
+    assert answer.headers["www-authenticate"] == "Bearer"
+    if method != "HEAD":
+        assert answer.refusal == (401, "unauthorized")
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+async def test_probes_need_no_token(closed: Web, path: str) -> None:
+    assert (await closed.get(path)).status == 200
+
+
+@pytest.mark.parametrize("token", [TOKEN, "an-older-one"])
+async def test_a_token_opens(closed: Web, token: str) -> None:
+    given = {"Authorization": f"bearer {token}"}
+    assert (await closed.get("/status", given)).status == 200
+    target = f"/deploy?name=a&cpu=1&mem=1&oc=1&qcow2={IMAGE}"
+    assert (await closed.get(target, given)).status == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": f"Bearer {TOKEN}x"},
+        {"Authorization": f"Bearer {TOKEN[:-1]}"},
+        {"Authorization": "Bearer "},
+        {"Authorization": "Bearer"},
+        {"Authorization": ""},
+        {"Authorization": TOKEN},
+        {"Authorization": f"Basic {TOKEN}"},
+        {"Authorization": f"Token {TOKEN}"},
+        {"Authorization": "Bearer é"},
+        {"X-Token": TOKEN},
+        {"Cookie": f"token={TOKEN}"},
+    ],
+    ids=lambda headers: " ".join(*headers.items()),
+)
+async def test_a_token_wrong_or_elsewhere_opens_nothing(
+    closed: Web, headers: dict[str, str]
+) -> None:
+    assert (await closed.get("/status", headers)).refusal == (401, "unauthorized")
+    assert (await closed.get(REMOVE, headers)).refusal == (401, "unauthorized")
+
+
+@pytest.mark.parametrize("parameter", ["token", "access_token", "Authorization"])
+async def test_a_token_in_the_address_is_refused(closed: Web, parameter: str) -> None:
+    target = f"/status?{parameter}={TOKEN}"
+    assert (await closed.get(target)).refusal == (401, "unauthorized")
+    assert (await closed.get(target, GIVEN)).refusal == (400, "bad-request")
+
+
+FOREIGN = {
+    "another site": {"Origin": "http://evil.example"},
+    "another port": {"Origin": "http://127.0.0.1:1"},
+    "no site": {"Origin": "null"},
+    "nonsense": {"Origin": "127.0.0.1"},
+    "cross-site": {"Sec-Fetch-Site": "cross-site"},
+    "same-site": {"Sec-Fetch-Site": "same-site"},
+    "rebound name": {"Host": "evil.example"},
+    "rebound name with port": {"Host": "evil.example:8099"},
+    "name like an address": {"Host": "127.0.0.1.evil.example"},
+    "name like localhost": {"Host": "localhost.evil.example"},
+    "no name": {"Host": "@"},
+}
+CHANGES = [
+    ("GET", REMOVE),
+    ("GET", f"/deploy?name=a&cpu=1&mem=1&oc=1&qcow2={IMAGE}"),
+    ("GET", "/%72emove?name=there"),
+    ("POST", "/v1/vms/there/suspend"),
+    ("POST", "/v1/vms"),
+    ("DELETE", "/v1/vms/there"),
+    ("DELETE", "/v1/requests/x"),
+]
+
+
+@pytest.mark.parametrize("headers", FOREIGN.values(), ids=FOREIGN)
+@pytest.mark.parametrize(("method", "target"), CHANGES)
+async def test_other_sites_change_nothing(
+    web: Web, method: str, target: str, headers: dict[str, str]
+) -> None:
+    before = web.agent.state.generation
+    answer = await web.ask(method, target, headers=headers)
+    assert answer.refusal == (403, "forbidden")
+    assert web.agent.state.generation == before
+    assert web.agent.states["there"] == "running"
+
+
+OWN = {
+    "curl": {},
+    "own page": {"Origin": "http://127.0.0.1:8099", "Host": "127.0.0.1:8099"},
+    "own page, same-origin": {"Sec-Fetch-Site": "same-origin"},
+    "typed in": {"Sec-Fetch-Site": "none"},
+    "localhost": {"Host": "localhost:8099"},
+    "LOCALHOST": {"Host": "LOCALHOST"},
+    "IPv6": {"Host": "[::1]:8099"},
+    "another address": {"Host": "10.0.0.7"},
+}
+
+
+@pytest.mark.parametrize("headers", OWN.values(), ids=OWN)
+async def test_own_pages_and_plain_clients_may(web: Web, headers: dict[str, str]) -> None:
+    assert (await web.get(REMOVE, headers)).status == 200
+
+
+@pytest.mark.parametrize("headers", FOREIGN.values(), ids=FOREIGN)
+async def test_reading_is_not_changing(web: Web, headers: dict[str, str]) -> None:
+    assert (await web.get("/status", headers)).status == 200
+
+
+async def test_with_a_token_a_proxy_may_use_any_name(closed: Web) -> None:
+    answer = await closed.get("/remove?name=a", {**GIVEN, "Host": "vmstack.example"})
+    assert answer.refusal == (404, "unknown-vm")
+    foreign = {**GIVEN, "Host": "vmstack.example", "Origin": "http://evil.example"}
+    assert (await closed.get("/remove?name=a", foreign)).refusal == (403, "forbidden")
+
+
+async def test_changes_under_way_are_bounded(tmp_path: Path) -> None:
+    async with running(tmp_path) as web:
+        await web.deploy("there")
+        async with web.keeper.lock:
+            asked = [asyncio.create_task(web.get(REMOVE)) for _ in range(MOST_CHANGES + 1)]
+            done, waiting = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+            assert [task.result().refusal for task in done] == [(503, "overloaded")]
+            assert (await web.get("/status")).status == 200
+        answers = await asyncio.gather(*waiting)
+        assert sorted(answer.status for answer in answers) == [200, *[404] * (MOST_CHANGES - 1)]
+
+
+@pytest.mark.parametrize(
+    ("address", "is_one"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.8.8", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("192.168.1.5", False),
+        ("vmstack.example", False),
+    ],
+)
+def test_loopback(address: str, is_one: bool) -> None:
+    assert is_loopback(address) is is_one
+
+
+async def test_a_public_address_needs_a_token(web: Web) -> None:
+    settings = ServiceSettings(name="here", address="0.0.0.0", port=0)
+    with pytest.raises(ConfigError, match=r"SCL_URL is 0\.0\.0\.0.*set SCL_TOKEN_FILE"):
+        await serve(create_app(web.agent, settings), settings.address, 0)
+
+
+async def test_a_public_address_with_a_token_is_served(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    file.write_text(TOKEN)
+    async with running(tmp_path, token_file=file, address="0.0.0.0") as web:
+        assert (await web.get("/status")).refusal == (401, "unauthorized")
+        assert (await web.get("/status", GIVEN)).status == 200
+
+
+async def test_a_port_taken_is_told(web: Web) -> None:
+    app = create_app(web.agent, ServiceSettings(name="here"))
+    with pytest.raises(OutputError, match=rf"port {web.port} .* is taken.*SCL_PORT"):
+        await serve(app, "127.0.0.1", web.port)
+
+
+async def test_an_address_of_another_machine_is_told(web: Web, tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    file.write_text(TOKEN)
+    for address in ("192.0.2.1", "no such name"):
+        settings = ServiceSettings(name="here", address=address, token_file=file)
+        with pytest.raises(ConfigError, match="SCL_URL"):
+            await serve(create_app(web.agent, settings), address, 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "should hold a few tokens"),
+        (b"\n \n", "should hold a few tokens"),
+        (b"good\nnot good\n", "line 2"),
+        ("é".encode(), "line 1"),
+        (b"a" * 100_000, "should hold a few tokens"),
+    ],
+)
+def test_token_files_that_cannot_be_used(tmp_path: Path, content: bytes, said: str) -> None:
+    file = tmp_path / "tokens"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=said):
+        read_tokens(file)
+
+
+def test_token_files_that_are_not_there(tmp_path: Path) -> None:
+    for file in (tmp_path / "none", tmp_path):
+        with pytest.raises(ConfigError, match="cannot read the token file"):
+            read_tokens(file)
+
+
+async def test_pages_load_nothing_from_elsewhere(web: Web) -> None:
+    page = await web.get("/docs")
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "http" not in policy
+    assert b"http" not in page.body.replace(b"http-equiv", b"")
+    assert page.headers["x-frame-options"] == "DENY"
+    for line in page.body.decode().splitlines():
+        for mark in ('src="', 'href="'):
+            if mark in line:
+                file = line.partition(mark)[2].partition('"')[0]
+                assert (await web.get("/" + file)).status == 200
