@@ -7,10 +7,9 @@ fourth tab and looked up. A row never seen is checked field by field.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from io import BytesIO
+from io import BufferedReader, BytesIO
 from math import isfinite
 from pathlib import Path
-from typing import BinaryIO
 
 from schedulercommon.errors import TraceError
 from schedulercommon.levels import PREMIUM, format_level, parse_decimal, parse_level
@@ -63,7 +62,7 @@ class TraceReader:
                 f"cannot read the trace {self.path}: {problem.strerror}; name a monitoring CSV"
             ) from problem
 
-    def _ticks(self, file: BinaryIO) -> Iterator[Tick]:
+    def _ticks(self, file: BufferedReader) -> Iterator[Tick]:
         self._read_header(file.readline(_LONGEST_HEADER_BYTES))
         number = 1
         tick: Tick | None = None
@@ -118,9 +117,10 @@ class TraceReader:
             )
         yield self._finished(tick, number + 1)
 
-    def _blocks(self, file: BinaryIO, number: int) -> Iterator[list[bytes]]:
+    def _blocks(self, file: BufferedReader, number: int) -> Iterator[list[bytes]]:
         """The lines after line *number*, many at a time, each with its end."""
-        while block := file.read(_BLOCK_BYTES):
+        # not read(), which on a slow pipe would not hear an interrupt until the block is full
+        while block := file.read1(_BLOCK_BYTES):
             rest = file.readline(_LONGEST_LINE_BYTES)
             lines = BytesIO(block + rest).readlines()
             number += len(lines)
