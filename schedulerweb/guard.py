@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -102,6 +103,7 @@ class Guard:
             )
 
 
+@lru_cache(maxsize=256)
 def _is_local_name(host: str) -> bool:
     name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
     return name.lower() == "localhost" or is_address(name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from fractions import Fraction
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 from aiohttp import web
@@ -122,6 +123,7 @@ def _vcpus(text: str) -> int:
     return int(text)
 
 
+@lru_cache(maxsize=1024)
 def _memory_mib(text: str) -> int:
     try:
         gigabytes = parse_decimal(text)
