@@ -37,6 +37,8 @@ demo-replay: runtime  ## the same
 	@echo
 	@echo "The replayed trace and its figures are in results/demo/. To try next:"
 	@echo "  . .venv/bin/activate"
+	@echo "  python -m schedulerlocal --topology=debug/topology_EPYC-7662.json"
+	@echo "      a local scheduler to drive with curl; README.md has the lines"
 	@echo "  python -m schedulerlocal --load=$(TRACE) --topology=debug/topology_i7-1185G7.json"
 	@echo "      the same VMs on a laptop: see what no longer fits"
 	@echo "  python -m schedulerlocal.report --help"
