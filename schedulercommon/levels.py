@@ -10,11 +10,32 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 from math import ceil
+from typing import Self
 
 Level = Fraction
 """vCPUs per CPU."""
 
-PREMIUM = Fraction(1)
+
+class _KeptHash(Fraction):
+    """A level that knows its hash: levels are keys everywhere, and a Fraction works its hash out
+    anew each time, which takes longer than the look-up itself."""
+
+    __slots__ = ("_hash",)
+    _hash: int
+
+    def __new__(cls, value: Fraction) -> Self:
+        level = super().__new__(cls, value)
+        level._hash = hash(value)
+        return level
+
+    def __hash__(self) -> int:  # type: ignore[override]  # the stubs of Fraction have none
+        return self._hash
+
+    def __reduce__(self) -> tuple[type[Fraction], tuple[int, int]]:
+        return Fraction, (self.numerator, self.denominator)
+
+
+PREMIUM: Level = _KeptHash(Fraction(1))
 """The level whose VMs own their CPUs."""
 
 MAX_LEVEL = 64
@@ -52,7 +73,7 @@ def parse_level(text: str) -> Level:
     else:
         level = parse_decimal(text)
     check_level(level)
-    return level
+    return _KeptHash(level)
 
 
 def check_level(level: Level) -> None:

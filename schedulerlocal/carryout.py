@@ -20,29 +20,42 @@ async def carry_out(
 
     A failure undoes what was done, last first, and is raised as HypervisorError. Once a step
     that cannot be undone has been done the plan has succeeded: a later failure is returned, and
-    the steps after it are still tried. ``clean`` on the error tells whether the way back held.
+    the steps after it are still tried, unless the hypervisor stopped answering. *timeout_s* is
+    for all of them. ``clean`` on the error tells whether the way back held.
     """
     done: list[Step] = []
     failure: HypervisorError | None = None
-    for step in steps:
-        try:
-            async with asyncio.timeout(timeout_s):
-                await hypervisor.perform(step)
-        except (HypervisorError, TimeoutError) as problem:
-            unsure = isinstance(problem, TimeoutError)
-            told = _told(problem, step, timeout_s)
-            back = way_back(done)
-            if back is None:
-                failure = told
-                continue
-            # a call that never answered may have happened all the same
-            maybe = [step.inverse] if unsure and step.inverse else []
-            told.clean = await _undo([*maybe, *back], hypervisor, timeout_s) and not unsure
-            raise told from problem
-        except asyncio.CancelledError:
-            await asyncio.shield(_undo(way_back(done) or (), hypervisor, timeout_s))
-            raise
-        done.append(step)
+    step: Step | None = None
+    try:
+        # one bound for the whole plan: its steps are short, and most plans have few
+        async with asyncio.timeout(timeout_s):
+            for step in steps:
+                try:
+                    await hypervisor.perform(step)
+                    done.append(step)
+                except HypervisorError as problem:
+                    failure = HypervisorError(str(problem))
+                    if way_back(done) is not None:
+                        raise failure from problem
+    except HypervisorError as problem:
+        problem.clean = await _undo(way_back(done) or (), hypervisor, timeout_s)
+        raise
+    except TimeoutError as problem:
+        failure = HypervisorError(
+            f"the hypervisor did not answer {type(step).__name__} within {timeout_s:g} s;"
+            " look at its log and try again"
+        )
+        back = way_back(done)
+        if back is None:
+            return failure
+        failure.clean = False
+        # a call that never answered may have happened all the same
+        maybe = [step.inverse] if step is not None and step.inverse else []
+        await _undo([*maybe, *back], hypervisor, timeout_s)
+        raise failure from problem
+    except asyncio.CancelledError:
+        await asyncio.shield(_undo(way_back(done) or (), hypervisor, timeout_s))
+        raise
     return failure
 
 
@@ -57,12 +70,3 @@ async def _undo(steps: Sequence[Step], hypervisor: Hypervisor, timeout_s: float)
             _log.warning("undoing %s failed: %s", type(step).__name__, problem)
             held = False
     return held
-
-
-def _told(problem: Exception, step: Step, timeout_s: float) -> HypervisorError:
-    if isinstance(problem, HypervisorError):
-        return HypervisorError(str(problem))
-    return HypervisorError(
-        f"the hypervisor did not answer {type(step).__name__} within {timeout_s:g} s;"
-        " look at its log and try again"
-    )

@@ -265,12 +265,14 @@ class HostKeeper:
 
     def _owned(self, since: HostState | None = None) -> dict[Level, Cpus]:
         """What levels own; with *since*, only those that changed, () for a level that ended."""
-        now = {level: subset.cpus for level, subset in self.state.subsets.items()}
-        if since is None:
-            return now
-        then = {level: subset.cpus for level, subset in since.subsets.items()}
-        return {
-            level: now.get(level, ())
-            for level in (*then, *now)
-            if now.get(level) != then.get(level)
-        }
+        now = self.state.subsets
+        then = {} if since is None else since.subsets
+        changed = {}
+        for level, subset in now.items():
+            before = then.get(level)
+            if before is not subset and (before is None or before.cpus != subset.cpus):
+                changed[level] = subset.cpus
+        for level in then:
+            if level not in now:
+                changed[level] = ()
+        return changed

@@ -30,6 +30,7 @@ _LONGEST_BYTES = 8 << 20
 _KEPT_OUTCOMES = 5_000
 _KEPT_CANCELLED = 50_000
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 _log = logging.getLogger(__name__)
 
 
@@ -127,7 +128,7 @@ class FileJournal:
 
     def _append(self, record: dict[str, Any]) -> None:
         assert self._file is not None, "a journal is read before it is written"
-        line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        line = _encode(record).encode() + b"\n"
         try:
             # a record that went only half to disk ends at the next line break
             written = self._file.write(b"\n" + line if self._torn else line)
@@ -185,7 +186,7 @@ class FileJournal:
             "cancelled": list(self._cancelled),
             "begun": self._begun,
         }
-        line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        line = _encode(record).encode() + b"\n"
         fresh = self._path.with_suffix(".new")
         try:
             with fresh.open("wb") as file:

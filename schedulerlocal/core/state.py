@@ -7,7 +7,7 @@ promise is derived here, once per snapshot.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 
@@ -99,7 +99,7 @@ class HostState:
                 subsets = {each: subsets[each] for each in sorted(subsets)}
         else:
             subsets.pop(level, None)
-        return replace(self, subsets=subsets, generation=self.generation + 1)
+        return HostState(self.host, subsets, self.generation + 1)
 
     def vms(self) -> Iterator[Vm]:
         """All VMs, by level and then in order of arrival."""
