@@ -7,6 +7,7 @@ only then are changes taken. A signal ends it once the plan in hand is finished.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import time
@@ -87,6 +88,9 @@ async def _serve(host: Host, settings: ServiceSettings, files: ServiceFiles) -> 
         ]
         for task in tasks:
             stack.push_async_callback(_ended, task)
+        # what is there now stays; looking through it again and again would cost every request
+        gc.collect()
+        gc.freeze()
         await stop.wait()
         _log.info("stopping: the plan in hand is finished first")
 

@@ -30,6 +30,8 @@ def resize_cpus(
     *others* are the CPUs of the other levels. Kept CPUs keep their order of arrival; those in
     *keep* are never given back, even if more than *size* stay for it.
     """
+    if size == len(own):
+        return own
     elsewhere = list(chain.from_iterable(others))
     if size > len(own):
         return _grow(host, own, elsewhere, size)
@@ -73,8 +75,6 @@ def _grow(host: Host, own: Cpus, elsewhere: Sequence[int], size: int) -> Cpus | 
 def _shrink(host: Host, own: Cpus, elsewhere: Sequence[int], size: int, keep: Cpus) -> Cpus:
     units = host.units
     spare = len(own) - size
-    if spare == 0:
-        return own
     # descending, so that the first of equals is the last in topology order
     held = _units_of(units, own)[::-1]
     between = units.between[held[:, None], held]

@@ -7,6 +7,7 @@ from dataclasses import replace
 from schedulercommon.errors import NameTaken
 from schedulercommon.levels import PREMIUM, Level
 from schedulercommon.model import Rejection, VmSpec
+from schedulercommon.sizing import cpus_needed
 from schedulerlocal.core.allocation import resize_cpus
 from schedulerlocal.core.memory import choose_nodes
 from schedulerlocal.core.state import HostState, Subset, Vm, claimed_cpus
@@ -22,8 +23,8 @@ def deployed(state: HostState, spec: VmSpec) -> HostState | Rejection:
     level = spec.runs_at
     old = state.subsets.get(level, _NOTHING)
     memory_mib = spec.max_memory_mib + state.host.rules.vm_overhead_mib
-    vm = Vm(spec, spec.vcpus, memory_mib, ())
-    cpus = _cpus_for(state, level, Subset(old.cpus, (*old.vms, vm)))
+    size = cpus_needed(old.vcpus + spec.vcpus, max(old.largest_vcpus, spec.vcpus), level)
+    cpus = _cpus_for(state, level, old, old.vms, size)
     if isinstance(cpus, Rejection):
         return cpus
     if memory_mib > state.free_memory_mib:
@@ -40,7 +41,8 @@ def removed(state: HostState, name: str) -> HostState:
     vms = tuple([vm for vm in old.vms if vm.spec.name != name])
     if not vms:
         return state.with_subset(level, _NOTHING)
-    cpus = _cpus_for(state, level, Subset(old.cpus, vms))
+    left = Subset(old.cpus, vms)
+    cpus = _cpus_for(state, level, old, vms, left.size(level))
     # only a level found with too few CPUs can still lack some: it keeps what it has
     return state.with_subset(level, Subset(old.cpus if isinstance(cpus, Rejection) else cpus, vms))
 
@@ -77,7 +79,7 @@ def recounted(
     memory_mib = boot_memory_mib + state.host.rules.vm_overhead_mib
     changed = replace(vm, spec=spec, vcpus=vcpus, memory_mib=memory_mib)
     vms = tuple([changed if each is vm else each for each in old.vms])
-    cpus = _cpus_for(state, level, Subset(old.cpus, vms))
+    cpus = _cpus_for(state, level, old, vms, Subset(old.cpus, vms).size(level))
     if isinstance(cpus, Rejection):
         return cpus
     added_mib = memory_mib - vm.memory_mib
@@ -94,15 +96,16 @@ def recounted(
     return state.with_subset(level, Subset(cpus, vms))
 
 
-def _cpus_for(state: HostState, level: Level, subset: Subset) -> Cpus | Rejection:
-    """The CPUs *subset* owns once it has the size its VMs call for."""
-    size = subset.size(level)
-    others = [each.cpus for other, each in state.subsets.items() if other != level]
-    keep = claimed_cpus(state.host, subset.vms) if level == PREMIUM else ()
-    cpus = resize_cpus(state.host, subset.cpus, others, size, keep)
+def _cpus_for(
+    state: HostState, level: Level, old: Subset, vms: tuple[Vm, ...], size: int
+) -> Cpus | Rejection:
+    """The CPUs *level*, by now *old*, owns once it has *size* of them for *vms*."""
+    others = [each.cpus for each in state.subsets.values() if each is not old]
+    keep = claimed_cpus(state.host, vms) if level == PREMIUM else ()
+    cpus = resize_cpus(state.host, old.cpus, others, size, keep)
     if cpus is None:
         free = state.host.cpus - state.allocated_cpus
-        return Rejection("cpus", asked=size - len(subset.cpus), free=free)
+        return Rejection("cpus", asked=size - len(old.cpus), free=free)
     return cpus
 
 

@@ -52,6 +52,11 @@ class Subset:
     vms: tuple[Vm, ...] = ()
 
     @cached_property
+    def ascending(self) -> Cpus:
+        """The CPUs owned, in ascending order."""
+        return tuple(sorted(self.cpus))
+
+    @cached_property
     def vcpus(self) -> int:
         return sum([vm.vcpus for vm in self.vms])
 
@@ -162,11 +167,9 @@ class HostState:
         """For each level the CPUs its VMs run on, ascending: its own and those it borrows."""
         critical = self.host.rules.critical_size
         return {
-            level: tuple(
-                sorted(subset.cpus + self.lent_cpus)
-                if len(subset.vms) < critical and level > PREMIUM
-                else sorted(subset.cpus)
-            )
+            level: tuple(sorted(subset.cpus + self.lent_cpus))
+            if len(subset.vms) < critical and level > PREMIUM
+            else subset.ascending
             for level, subset in self.subsets.items()
         }
 
