@@ -132,7 +132,10 @@ class Replay:
         return found
 
     def _differences(self, tick: Tick) -> tuple[list[str], list[Presence], list[Presence]]:
-        """Who left, who may have another size, and who came, each in the order of the rows."""
+        """Who left and who has another size, in order of arrival; who came, in that of the rows.
+
+        Hosts write rows in order of arrival, others may not, and decide no differently.
+        """
         shown = {row.uuid: row for row in tick.cpu}
         memory = {row.uuid: row for row in tick.mem}
         if len(shown) < len(tick.cpu) or len(memory) < len(tick.mem):
@@ -147,25 +150,24 @@ class Replay:
                 f"line {without.line}: VM {without.name} has no vm cpu row at {tick.time.decode()}"
                 " s and counts as absent there; add the row that gives its vCPUs and level",
             )
-        present = self.present
-        gone = [uuid for uuid in present if uuid not in shown]
+        gone: list[str] = []
         changed: list[Presence] = []
-        new: list[Presence] = []
-        for uuid, row in shown.items():
-            presence = present.get(uuid)
-            mem = memory.get(uuid)
-            if presence is not None and presence.cpu is row and (presence.mem is mem or not mem):
+        for uuid, presence in self.present.items():
+            row = shown.get(uuid)
+            if row is None or row.level != presence.cpu.level:
+                gone.append(uuid)
                 continue
-            if presence is not None and presence.cpu.level == row.level:
-                if _size(presence.cpu, presence.mem) != _size(row, mem or presence.mem):
+            mem = memory.get(uuid, presence.mem)
+            if row is not presence.cpu or mem is not presence.mem:
+                if _size(row, mem) != _size(presence.cpu, presence.mem):
                     changed.append(presence)
-                presence.cpu = row
-            else:
-                if presence is not None:
-                    gone.append(uuid)
-                presence = Presence(row)
-                new.append(presence)
-            presence.mem = mem or presence.mem
+                presence.cpu, presence.mem = row, mem
+        left = set(gone)
+        new = [
+            Presence(row, memory.get(uuid))
+            for uuid, row in shown.items()
+            if uuid not in self.present or uuid in left
+        ]
         return gone, changed, new
 
     def _remove(self, uuid: str) -> None:

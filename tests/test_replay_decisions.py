@@ -208,7 +208,7 @@ def test_brackets_in_names_are_letters_like_others(tmp_path: Path) -> None:
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[list[Seen]]:
-    """VMs that come, go, grow, shrink and change level, each timestamp in order of level."""
+    """VMs that come, go, grow, shrink and change level, in any order."""
     ticks: list[list[Seen]] = []
     for _ in range(draw(st.integers(1, 6))):
         shown = draw(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from schedulerlocal.__main__ import main
 from schedulerlocal.adapters.tracecsv import COLUMNS
+from schedulerlocal.options import exit_code
 
 ROOT = Path(__file__).resolve().parent.parent
 LAPTOP = ROOT / "debug" / "topology_i7-1185G7.json"
@@ -141,3 +145,21 @@ def level_rows(rows: list[Row]) -> dict[str, Row]:
 
 def names_of(rows: list[Row], rec: str, res: str) -> list[str]:
     return [row["vm_cmn"] for row in rows if (row["rec"], row["res"]) == (rec, res)]
+
+
+def run_here(*arguments: str | Path) -> tuple[int, str, str]:
+    """The command, in this process: exit code, standard output, standard error."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = exit_code(main, [str(each) for each in arguments])
+    return code, out.getvalue(), err.getvalue()
+
+
+def refused(*arguments: str | Path) -> tuple[int, str]:
+    """Exit code and sentence of a command that fails at once."""
+    code, out, err = run_here(*arguments)
+    assert not out
+    assert err.endswith("\n")
+    assert err.count("\n") == 1, err
+    assert len(err) < 1_000
+    return code, err
