@@ -70,6 +70,8 @@ BROKEN: dict[str, tuple[bytes, str]] = {
         "line 20: time '60' comes after '120'; sort the trace by tmp",
     ),
     "not UTF-8": (WHOLE.replace(b"\tnb\t", b"\tn\xff\t"), "line 4: it is not UTF-8 text"),
+    "not UTF-8 in a value": (WHOLE.replace(b"0.5", b"\x80", 1), "line 2: it is not UTF-8 text"),
+    "a carriage return": (WHOLE.replace(b"\tnb\t", b"\tn\rb\t"), "line 4: a carriage return"),
     "another record": (with_cell(2, "rec", "rack"), "line 2: rec is 'rack'; it must be"),
     "another resource": (with_cell(2, "res", "gpu"), "line 2: res is 'gpu'; it must be"),
     "another resource of a VM": (with_cell(VM_CPU, "res", "gpu"), "line 4: res is 'gpu'"),

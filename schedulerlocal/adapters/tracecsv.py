@@ -6,6 +6,7 @@ fourth tab and looked up. A row never seen is checked field by field.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from io import BufferedReader, BytesIO
 from math import isfinite
@@ -35,6 +36,7 @@ _BLOCK_BYTES = 1 << 20
 _LONGEST_HEADER_BYTES = 1 << 16
 _LONGEST_LINE_BYTES = 1 << 26  # sb_dsc of older recordings lists every CPU for every vCPU
 _KEPT_ROWS = 4096
+_STRAY_RETURN = re.compile(rb"\r(?!\n|\Z)")
 
 
 class TraceReader:
@@ -122,7 +124,9 @@ class TraceReader:
         # not read(), which on a slow pipe would not hear an interrupt until the block is full
         while block := file.read1(_BLOCK_BYTES):
             rest = file.readline(_LONGEST_LINE_BYTES)
-            lines = BytesIO(block + rest).readlines()
+            block += rest
+            self._check_text(block, number + 1)
+            lines = BytesIO(block).readlines()
             number += len(lines)
             if not lines[-1].endswith(b"\n"):
                 if len(rest) == _LONGEST_LINE_BYTES:
@@ -131,7 +135,21 @@ class TraceReader:
                     )
                 lines[-1] += b"\n"
             yield lines
-            self.bytes_read += len(block) + len(rest)
+            self.bytes_read += len(block)
+
+    def _check_text(self, block: bytes, number: int) -> None:
+        """What is echoed must not spoil the output; *block* begins with line *number*."""
+        if not block.isascii():
+            try:
+                block.decode()
+            except UnicodeDecodeError as problem:
+                number += block.count(b"\n", 0, problem.start)
+                raise self._broken(
+                    number, "it is not UTF-8 text; save the trace as UTF-8"
+                ) from problem
+        if b"\r" in block and (stray := _STRAY_RETURN.search(block)):
+            number += block.count(b"\n", 0, stray.start())
+            raise self._broken(number, "a carriage return is inside it; end rows with a new line")
 
     def _read_header(self, line: bytes) -> None:
         if not line:
@@ -212,11 +230,8 @@ class TraceReader:
             raise self._broken(number, f"subset is {text[:40]!r}: {problem}") from None
 
     def _fields(self, parts: list[bytes], number: int) -> list[str]:
-        """The columns from config on; raises TraceError unless all are there and readable."""
-        try:
-            fields = parts[4].decode().rstrip("\r\n").split("\t")
-        except UnicodeDecodeError:
-            raise self._broken(number, "it is not UTF-8 text; save the trace as UTF-8") from None
+        """The columns from config on; raises TraceError unless all are there."""
+        fields = parts[4].decode().rstrip("\r\n").split("\t")
         if len(fields) != len(COLUMNS) - 4:
             raise self._broken(
                 number,
