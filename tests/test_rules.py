@@ -211,6 +211,17 @@ def test_ties_follow_the_order_of_the_list_and_not_the_numbers() -> None:
     assert resize_cpus(Host(shuffled), (6, 7), [], 1) == (7,)
 
 
+def test_a_new_level_prefers_an_unused_cache_among_the_farthest() -> None:
+    # nodes 0 and 1 are twice as far from each other as from node 2
+    rows = {0: (10, 32, 16), 1: (32, 10, 16), 2: (16, 16, 10)}
+    places = [(0, 0), (1, 1), (0, 0), (2, 2)]
+    cpus = tuple(Cpu(number, node, (), (cache,)) for number, (node, cache) in enumerate(places))
+    topology = Topology(cpus, rows, 100, 100)
+    # CPUs 2 and 3 are both 52 from the two in use; 2 shares a cache with one of them
+    assert (topology.distances[:2].sum(axis=0)[2:] == 52).all()
+    assert resize_cpus(Host(topology), (), [(0,), (1,)], 1) == (3,)
+
+
 # --- SMT isolation -------------------------------------------------------------------------------
 
 ISOLATED = Rules(smt_isolation=True)
@@ -279,6 +290,16 @@ def test_every_cpu_in_use_weighs_the_same_on_cores_of_unequal_size() -> None:
     # two CPUs in either socket: cores 2 and 6 are as near as each other, and the ties decide
     assert resize_cpus(host, own, [(1, 9)], 5) == (*own, 2, 10)
     assert resize_cpus(host, own, [(1, 9, 3, 11)], 5) == (*own, 6)
+
+
+def test_a_core_in_a_cache_others_use_goes_before_a_smaller_one_elsewhere() -> None:
+    # everything is as far from everything, so that only the tie rule speaks
+    places = {0: (0, (1,)), 1: (0, (0,)), 2: (1, ()), 3: (1, ()), 4: (0, ())}
+    cpus = tuple(Cpu(number, node, other, ()) for number, (node, other) in places.items())
+    topology = Topology(cpus, {0: (10, 10), 1: (10, 10)}, 100, 100)
+    host = Host(topology, ISOLATED)
+    assert resize_cpus(host, (0, 1, 2, 3), [(4,)], 2) == (2, 3)
+    assert resize_cpus(host, (0, 1, 2, 3), [], 2) == (0, 1)
 
 
 def test_nothing_is_lent_between_isolated_cores() -> None:
