@@ -13,7 +13,7 @@ TOPOLOGY := debug/topology_EPYC-7662-exp.json
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup runtime dev demo demo-replay test check bench
+.PHONY: help setup runtime dev demo demo-replay test check bench fuzz
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1#/p' $(MAKEFILE_LIST) | while IFS='#' read -r name text; do \
@@ -54,6 +54,9 @@ check: dev  ## lint, types and import rules
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy $(TYPED)
 	@$(PY) -c 'from importlinter.cli import lint_imports_command as run; run()' --no-logo
+
+fuzz: dev  ## hold the API to its document with 500 examples an operation; minutes
+	@FUZZ_EXAMPLES=500 $(PY) -m pytest -q --timeout=1200 tests/test_api_contract.py
 
 bench: dev  ## measure planning, status and replay; results are kept in results/
 	@$(PY) -m benchmarks $(BENCH)
