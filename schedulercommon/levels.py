@@ -34,6 +34,12 @@ class _KeptHash(Fraction):
     def __reduce__(self) -> tuple[type[Fraction], tuple[int, int]]:
         return Fraction, (self.numerator, self.denominator)
 
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _: object) -> Self:
+        return self
+
 
 PREMIUM: Level = _KeptHash(Fraction(1))
 """The level whose VMs own their CPUs."""

@@ -136,9 +136,13 @@ class Replay:
 
         Hosts write rows in order of arrival, others may not, and decide no differently.
         """
-        shown = {row.uuid: row for row in tick.cpu}
-        memory = {row.uuid: row for row in tick.mem}
-        if len(shown) < len(tick.cpu) or len(memory) < len(tick.mem):
+        rows = (tick.cpu.keys() ^ self._cpu.keys()) | (tick.mem.keys() ^ self._mem.keys())
+        touched = {row.uuid for row in rows}  # few of many, as a rule
+        cpu_rows = [row for row in tick.cpu if row.uuid in touched]
+        mem_rows = [row for row in tick.mem if row.uuid in touched]
+        shown = {row.uuid: row for row in cpu_rows}
+        memory = {row.uuid: row for row in mem_rows}
+        if len(shown) < len(cpu_rows) or len(memory) < len(mem_rows):
             self.warn(
                 "twice",
                 f"line {tick.line}: the timestamp {tick.time.decode()} shows a VM in two sizes;"
@@ -153,15 +157,15 @@ class Replay:
         gone: list[str] = []
         changed: list[Presence] = []
         for uuid, presence in self.present.items():
-            row = shown.get(uuid)
+            if uuid not in touched:
+                continue
+            row, mem = shown.get(uuid), memory.get(uuid, presence.mem)
             if row is None or row.level != presence.cpu.level:
                 gone.append(uuid)
                 continue
-            mem = memory.get(uuid, presence.mem)
-            if row is not presence.cpu or mem is not presence.mem:
-                if _size(row, mem) != _size(presence.cpu, presence.mem):
-                    changed.append(presence)
-                presence.cpu, presence.mem = row, mem
+            if _size(row, mem) != _size(presence.cpu, presence.mem):
+                changed.append(presence)
+            presence.cpu, presence.mem = row, mem
         left = set(gone)
         new = [
             Presence(row, memory.get(uuid))

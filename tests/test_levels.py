@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Callable
+from copy import copy, deepcopy
 from fractions import Fraction
 
 import pytest
@@ -9,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schedulercommon.levels import (
+    Level,
     check_level,
     format_level,
     gb_to_mib,
@@ -67,6 +71,19 @@ def test_what_is_no_level_is_refused_in_one_sentence(text: str) -> None:
 def test_a_printed_level_reads_back_as_itself(level: Fraction) -> None:
     check_level(level)
     assert parse_level(format_level(level)) == level
+
+
+@pytest.mark.parametrize(
+    "duplicate", [copy, deepcopy, lambda level: pickle.loads(pickle.dumps(level))]
+)
+@pytest.mark.parametrize("text", ["1", "1.5", "4/3"])
+def test_a_level_is_the_same_key_however_it_came(
+    text: str, duplicate: Callable[[Level], Level]
+) -> None:
+    level = duplicate(parse_level(text))
+    assert level == Fraction(text)
+    assert {Fraction(text): "here"}[level] == {level: "here"}[Fraction(text)] == "here"
+    assert level * 2 == Fraction(text) * 2
 
 
 @given(st.integers(1, 64_000), st.integers(1, 1_000))

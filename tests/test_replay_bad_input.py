@@ -69,6 +69,10 @@ BROKEN: dict[str, tuple[bytes, str]] = {
         with_line(NEXT_TIME - 1, GOOD[NEXT_TIME - 2], *sample(120, A, B)),
         "line 20: time '60' comes after '120'; sort the trace by tmp",
     ),
+    "a row of the time before": (
+        with_line(NEXT_TIME, GOOD[NEXT_TIME - 1], GOOD[VM_CPU - 1]),
+        "line 12: time '0' comes after '60'; sort the trace by tmp",
+    ),
     "not UTF-8": (WHOLE.replace(b"\tnb\t", b"\tn\xff\t"), "line 4: it is not UTF-8 text"),
     "not UTF-8 in a value": (WHOLE.replace(b"0.5", b"\x80", 1), "line 2: it is not UTF-8 text"),
     "a carriage return": (WHOLE.replace(b"\tnb\t", b"\tn\rb\t"), "line 4: a carriage return"),

@@ -222,6 +222,16 @@ def test_a_new_level_prefers_an_unused_cache_among_the_farthest() -> None:
     assert resize_cpus(Host(topology), (), [(0,), (1,)], 1) == (3,)
 
 
+def test_distances_of_any_size_are_summed_exactly() -> None:
+    # far beyond 32 bits, and apart by 1 only
+    far = 1 << 40
+    rows = {0: (10, far, far + 1), 1: (far, 10, far), 2: (far + 1, far, 10)}
+    cpus = tuple(Cpu(number, node, (), ()) for number, node in enumerate((0, 2, 1)))
+    host = Host(Topology(cpus, rows, 100, 100))
+    assert resize_cpus(host, (0,), [], 2) == (0, 2)
+    assert resize_cpus(host, (), [(0,)], 1) == (1,)
+
+
 # --- SMT isolation -------------------------------------------------------------------------------
 
 ISOLATED = Rules(smt_isolation=True)
@@ -371,6 +381,8 @@ def test_a_vm_on_a_better_level_than_it_bought_uses_that_ones_cpus() -> None:
         ((0, 0, 60, 100), (0,), 100, [(2, 60), (3, 40)]),
         ((0, 0, 60, 100), (1, 3), 60, [(3, 60)]),
         ((30, 0, 60, 100), (0,), 50, [(0, 30), (2, 20)]),
+        ((0, 0, 0, -9), (1,), 50, [(1, 50)]),
+        ((0, 10, 0, -9), (0, 1), 50, [(1, 50)]),
     ],
     ids=[
         "its own node",
@@ -384,6 +396,8 @@ def test_a_vm_on_a_better_level_than_it_bought_uses_that_ones_cpus() -> None:
         "the other socket last",
         "its own on both sides before others",
         "its own as far as that goes, then the nearest",
+        "over-committed, on its own",
+        "over-committed, where there was some",
     ],
 )
 def test_memory_is_near_its_level(

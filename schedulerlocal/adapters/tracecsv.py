@@ -36,6 +36,7 @@ _BLOCK_BYTES = 1 << 20
 _LONGEST_HEADER_BYTES = 1 << 16
 _LONGEST_LINE_BYTES = 1 << 26  # sb_dsc of older recordings lists every CPU for every vCPU
 _KEPT_ROWS = 4096
+_NO_ROW = b"\n"  # no row begins like this
 _STRAY_RETURN = re.compile(rb"\r(?!\n|\Z)")
 
 
@@ -57,7 +58,7 @@ class TraceReader:
 
     def ticks(self) -> Iterator[Tick]:
         try:
-            with self.path.open("rb") as file:
+            with self.path.open("rb", buffering=_BLOCK_BYTES) as file:
                 yield from self._ticks(file)
         except OSError as problem:
             raise TraceError(
@@ -69,50 +70,53 @@ class TraceReader:
         number = 1
         tick: Tick | None = None
         now_s = float("-inf")
-        # how vm rows of this timestamp begin; this loop runs once per row and is kept bare
+        written = b""
+        # how vm rows of this timestamp begin, and where they go
         of_vm: dict[bytes, tuple[dict[VmRow, bytes], dict[bytes, VmRow]]] = {}
-        start = 0
+        rows: dict[VmRow, bytes] = {}
+        known: dict[bytes, VmRow] = {}
+        begin, start = _NO_ROW, 0
         for block in self._blocks(file, number):
             for number, line in enumerate(block, number + 1):  # noqa: B020
-                begin = line[:start]
-                of_kind = of_vm.get(begin)
-                if of_kind is not None:
-                    rows, known = of_kind
-                    tail = line[line.find(b"\t", start) :]
-                    row = known.get(tail)
-                    if row is None:
-                        row = known[tail] = self._vm_row(line, number)
-                    rows[row] = line
-                    continue
-                parts = line.split(b"\t", 4)
-                if len(parts) < 5:
-                    raise self._broken(number, _too_short(line))
-                if tick is None or parts[0] != tick.time:
-                    time_s = self._time_s(parts[0], number)
-                    if tick is not None and time_s < now_s:
-                        raise self._broken(
-                            number,
-                            f"time {_shown(parts[0])} comes after {_shown(tick.time)};"
-                            " sort the trace by tmp",
-                        )
-                    if tick is None or time_s > now_s:
-                        if tick is not None:
-                            yield self._finished(tick, number)
-                        tick, now_s = Tick(parts[0], number), time_s
-                    start = len(parts[0]) + len(b"\tvm\tcpu\t")
-                    of_vm = {
-                        parts[0] + b"\tvm\tcpu\t": (tick.cpu, self._rows[b"cpu"]),
-                        parts[0] + b"\tvm\tmem\t": (tick.mem, self._rows[b"mem"]),
-                    }
-                if parts[2] not in self._rows:
-                    raise self._broken(number, f"res is {_shown(parts[2])}; it must be cpu or mem")
-                if parts[1] == b"vm":  # the first of its timestamp
-                    rows, known = of_vm[line[:start]]
-                    tail = b"\t" + parts[4]
-                    row = known[tail] = known.get(tail) or self._vm_row(line, number)
-                    rows[row] = line
-                else:
-                    self._other_row(tick, parts, number)
+                # this loop runs once per row and is kept bare: most begin like the one before
+                if line[:start] != begin:
+                    if line[:start] not in of_vm:
+                        parts = line.split(b"\t", 4)
+                        if len(parts) < 5:
+                            raise self._broken(number, _too_short(line))
+                        if tick is None or parts[0] != written:
+                            time_s = self._time_s(parts[0], number)
+                            if tick is None or time_s > now_s:
+                                if tick is not None:
+                                    yield self._finished(tick, number)
+                                tick, now_s = Tick(parts[0], number), time_s
+                            elif time_s < now_s:
+                                raise self._broken(
+                                    number,
+                                    f"time {_shown(parts[0])} comes after {_shown(tick.time)};"
+                                    " sort the trace by tmp",
+                                )
+                            written = parts[0]
+                            start = len(written) + len(b"\tvm\tcpu\t")
+                            of_vm = {
+                                written + b"\tvm\tcpu\t": (tick.cpu, self._rows[b"cpu"]),
+                                written + b"\tvm\tmem\t": (tick.mem, self._rows[b"mem"]),
+                            }
+                            begin = _NO_ROW
+                        if parts[2] not in self._rows:
+                            raise self._broken(
+                                number, f"res is {_shown(parts[2])}; it must be cpu or mem"
+                            )
+                        if parts[1] != b"vm":
+                            self._other_row(tick, parts, number)
+                            continue
+                    begin = line[:start]
+                    rows, known = of_vm[begin]
+                tail = line[line.find(b"\t", start) :]
+                row = known.get(tail)
+                if row is None:
+                    row = known[tail] = self._vm_row(line, number)
+                rows[row] = line
         if tick is None:
             raise TraceError(
                 f"{self.path}: the trace has a header and no rows; record at least one timestamp"
@@ -123,7 +127,7 @@ class TraceReader:
         """The lines after line *number*, many at a time, each with its end."""
         # not read(), which on a slow pipe would not hear an interrupt until the block is full
         while block := file.read1(_BLOCK_BYTES):
-            rest = file.readline(_LONGEST_LINE_BYTES)
+            rest = b"" if block.endswith(b"\n") else file.readline(_LONGEST_LINE_BYTES)
             block += rest
             self._check_text(block, number + 1)
             lines = BytesIO(block).readlines()

@@ -8,10 +8,9 @@ uses, then to topology order. Every comparison is between integers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,45 +21,83 @@ from schedulerlocal.core.topology import Cpus
 _TAKEN = 1 << 50  # larger than any sum of distances
 
 
-def resize_cpus(
-    host: Host, own: Cpus, others: Iterable[Cpus], size: int, keep: Cpus = ()
-) -> Cpus | None:
-    """The CPUs of a level that owns *own* once it must own *size*; None if too few are free.
+@dataclass(frozen=True, slots=True, eq=False)
+class Footprint:
+    """CPUs of one level and where they are; made once and carried from snapshot to snapshot."""
 
-    *others* are the CPUs of the other levels. Kept CPUs keep their order of arrival; those in
+    cpus: Cpus
+    """In order of arrival."""
+    units: NDArray[np.intp]
+    """The units they are, descending."""
+    near: NDArray[np.int64]
+    """For every unit of the host, how near it is to all of them, as :attr:`Units.nearness`."""
+    block: NDArray[np.int64]
+    """What they are to others, for every unit: out of reach where they are, 1 where they use the
+    same last-level cache, else 0."""
+
+
+def footprint(host: Host, cpus: Cpus) -> Footprint:
+    """The footprint of *cpus*."""
+    units = host.units
+    there = np.zeros(len(units.members), dtype=np.bool_)
+    there[units.of_number[np.array(cpus, dtype=np.intp)]] = True
+    held = np.flatnonzero(there)[::-1]
+    near = units.nearness.take(held, axis=0).sum(axis=0, dtype=np.int64)
+    return Footprint(cpus, held, near, _block(units, held))
+
+
+def resize_cpus(
+    host: Host, own: Cpus, others: Collection[Cpus], size: int, keep: Cpus = ()
+) -> Cpus | None:
+    """:func:`resize` for CPUs whose footprints are not known yet."""
+    beside = [footprint(host, cpus) for cpus in others]
+    resized = resize(host, footprint(host, own), beside, size, keep)
+    return None if resized is None else resized.cpus
+
+
+def resize(
+    host: Host, own: Footprint, others: Collection[Footprint], size: int, keep: Cpus = ()
+) -> Footprint | None:
+    """What a level that owns *own* owns once it must own *size* CPUs; None if too few are free.
+
+    *others* are those of the other levels. Kept CPUs keep their order of arrival; those in
     *keep* are never given back, even if more than *size* stay for it.
     """
-    if size == len(own):
+    if size == len(own.cpus):
         return own
-    elsewhere = list(chain.from_iterable(others))
-    if size > len(own):
-        return _grow(host, own, elsewhere, size)
-    return _shrink(host, own, elsewhere, size, keep)
-
-
-def _grow(host: Host, own: Cpus, elsewhere: Sequence[int], size: int) -> Cpus | None:
-    units = host.units
-    if size > host.cpus - len(elsewhere):
+    beside = np.zeros(len(host.units.members), dtype=np.int64)
+    for other in others:
+        np.maximum(beside, other.block, out=beside)
+    if size < len(own.cpus):
+        return _shrink(host.units, own, beside, size, keep)
+    if size > host.cpus - sum([len(other.cpus) for other in others]):
         return None
-    used, held = _units_of(units, elsewhere), _units_of(units, own)
-    taken = np.zeros(len(units.members), dtype=np.int64)
-    taken[used] = _TAKEN
-    taken[held] = _TAKEN
-    shared_cache = _shares_cache(units, used)
-    count = len(own)
+    return _grow(host.units, own, others, beside, size)
+
+
+def _grow(
+    units: Units,
+    own: Footprint,
+    others: Collection[Footprint],
+    beside: NDArray[np.int64],
+    size: int,
+) -> Footprint | None:
+    count = len(own.cpus)
     gained: list[int] = []
-    if own:
-        score = _summed_nearness(units, held) + shared_cache
+    if count:
+        score = own.near + beside
+        score[own.units] = _TAKEN
     else:
-        apart = _summed_nearness(units, used) - shared_cache - taken
+        apart = -beside
+        for other in others:
+            apart += other.near
         seed = int(apart.argmax())
-        if taken[seed]:
+        if beside[seed] >= _TAKEN:
             return None
         gained.append(seed)
-        count += int(units.sizes[seed])
-        taken[seed] = _TAKEN
-        score = units.nearness[seed] + shared_cache
-    score += taken
+        count = int(units.sizes[seed])
+        score = units.nearness[seed] + beside
+        score[seed] = _TAKEN
     while count < size:
         nearest = int(score.argmin())
         if score[nearest] >= _TAKEN:
@@ -68,97 +105,100 @@ def _grow(host: Host, own: Cpus, elsewhere: Sequence[int], size: int) -> Cpus | 
         gained.append(nearest)
         count += int(units.sizes[nearest])
         score += units.nearness[nearest]
-        score[nearest] += _TAKEN
-    return own + tuple([cpu for unit in gained for cpu in units.members[unit]])
+        score[nearest] = _TAKEN
+    cpus = own.cpus + tuple([cpu for unit in gained for cpu in units.members[unit]])
+    held = np.concatenate((own.units, gained))
+    held[::-1].sort()
+    near = own.near + units.nearness.take(gained, axis=0).sum(axis=0, dtype=np.int64)
+    return Footprint(cpus, held, near, _block(units, held))
 
 
-def _shrink(host: Host, own: Cpus, elsewhere: Sequence[int], size: int, keep: Cpus) -> Cpus:
-    units = host.units
-    spare = len(own) - size
-    # descending, so that the first of equals is the last in topology order
-    held = _units_of(units, own)[::-1]
-    between = units.between[held[:, None], held]
-    sizes = units.sizes[held]
-    bulk = _Bulk(
-        parts=2 * between.sum(axis=1) - between.diagonal(),
-        total=int(between.sum()),
-        cpus=len(own),
-    )
-    tie = _shares_cache(units, _units_of(units, elsewhere))[held]
-    stays = np.zeros(len(held), dtype=bool)
+def _shrink(
+    units: Units, own: Footprint, beside: NDArray[np.int64], size: int, keep: Cpus
+) -> Footprint:
+    spare = len(own.cpus) - size
+    stays = np.zeros(len(own.units), dtype=np.bool_)
     if keep:
         kept = {units.of_cpu[cpu] for cpu in keep}
-        stays[[place for place, unit in enumerate(held.tolist()) if unit in kept]] = True
-    given: set[int] = set()
-    while True:
-        lost = _least_missed(bulk, sizes, tie, stays | (sizes > spare))
-        if lost is None:
-            return tuple([cpu for cpu in own if cpu not in given])
-        given.update(units.members[held[lost]])
-        stays[lost] = True
-        spare -= int(sizes[lost])
-        bulk.total -= int(bulk.parts[lost])
-        bulk.parts -= 2 * between[lost]
-        bulk.cpus -= int(sizes[lost])
+        stays[[place for place, unit in enumerate(own.units.tolist()) if unit in kept]] = True
+    choose = _lost_of_one_size if units.uniform else _lost_of_many_sizes
+    lost = choose(units, own, beside[own.units], stays, spare)
+    if not lost:
+        return own
+    given = {cpu for unit in lost for cpu in units.members[unit]}
+    cpus = tuple([cpu for cpu in own.cpus if cpu not in given])
+    held = own.units[~np.isin(own.units, lost)]
+    near = own.near - units.nearness.take(lost, axis=0).sum(axis=0, dtype=np.int64)
+    return Footprint(cpus, held, near, _block(units, held))
 
 
-@dataclass(slots=True)
-class _Bulk:
-    """How spread out a level's CPUs are."""
-
-    parts: NDArray[np.int64]
-    """What each unit adds to the total."""
-    total: int
-    """Sum of the distances of all ordered pairs of CPUs."""
-    cpus: int
-
-
-def _least_missed(
-    bulk: _Bulk,
-    sizes: NDArray[np.int64],
+def _lost_of_one_size(
+    units: Units,
+    own: Footprint,
     tie: NDArray[np.int64],
     stays: NDArray[np.bool_],
-) -> int | None:
-    """The unit, of those that need not stay, whose loss leaves the least mean distance.
+    spare: int,
+) -> list[int]:
+    """The units whose loss, one after another, leaves the least mean distance.
 
-    Among units of one size that is the one with the largest part, and on equal parts the one
-    marked in *tie*; the few sizes are compared exactly.
+    With units of one size that is each time the one that adds most to the sum of distances, on
+    equal sums one marked in *tie*, then the last in topology order.
     """
-    score = 2 * bulk.parts + tie
+    held = own.units
+    score = own.near[held] - units.inner[held] + tie
     score[stays] = -1
-    lost = int(score.argmax())
-    if score[lost] < 0:
-        return None
-    others = np.unique(sizes[~stays]) if sizes.min() != sizes.max() else sizes[:1]
-    if len(others) == 1:
-        return lost
+    lost: list[int] = []
+    for _ in range(spare // int(units.sizes[0])):
+        place = int(score.argmax())
+        if score[place] < 0:
+            break
+        unit = int(held[place])
+        lost.append(unit)
+        score -= units.nearness[unit, held]
+        score[place] = -_TAKEN
+    return lost
 
-    def mean_left(unit: int) -> tuple[Fraction, int, int]:
-        left = bulk.cpus - int(sizes[unit])
+
+def _lost_of_many_sizes(
+    units: Units,
+    own: Footprint,
+    tie: NDArray[np.int64],
+    stays: NDArray[np.bool_],
+    spare: int,
+) -> list[int]:
+    """The same for units of several sizes, whose means are compared exactly, as fractions."""
+    held = own.units
+    between = units.between[held[:, None], held]
+    sizes = units.sizes[held]
+    parts = 2 * between.sum(axis=1) - between.diagonal()
+    total, cpus = int(between.sum()), len(own.cpus)
+
+    def mean_without(place: int) -> tuple[Fraction, int, int]:
+        left = cpus - int(sizes[place])
         pairs = left * (left - 1)
-        rest = bulk.total - int(bulk.parts[unit])
-        return (Fraction(rest, pairs) if pairs else Fraction(0), -int(tie[unit]), unit)
+        rest = total - int(parts[place])
+        return (Fraction(rest, pairs) if pairs else Fraction(0), -int(tie[place]), place)
 
-    best = [int(np.where(sizes == size, score, -1).argmax()) for size in others]
-    return min(best, key=mean_left)
+    lost: list[int] = []
+    while True:
+        score = 2 * parts + tie
+        score[stays | (sizes > spare)] = -1
+        best = [int(np.where(sizes == size, score, -1).argmax()) for size in np.unique(sizes)]
+        able = [place for place in best if score[place] >= 0]
+        if not able:
+            return lost
+        place = min(able, key=mean_without)
+        lost.append(int(held[place]))
+        stays[place] = True
+        spare -= int(sizes[place])
+        cpus -= int(sizes[place])
+        total -= int(parts[place])
+        parts = parts - 2 * between[place]
 
 
-def _units_of(units: Units, cpus: Sequence[int]) -> NDArray[np.intp]:
-    """The units *cpus* are in, ascending and each once, however many of its CPUs are named."""
-    there = np.zeros(len(units.members), dtype=np.bool_)
-    there[units.of_number[np.array(cpus, dtype=np.intp)]] = True
-    return np.flatnonzero(there)
-
-
-def _summed_nearness(units: Units, near: NDArray[np.intp]) -> NDArray[np.int64]:
-    """How near each unit is to all of *near*, on the scale of :attr:`Units.nearness`."""
-    rows = units.nearness.take(near, axis=0)
-    sums: NDArray[np.int64] = rows.sum(axis=0, dtype=rows.dtype).astype(np.int64)
-    return sums
-
-
-def _shares_cache(units: Units, used: NDArray[np.intp]) -> NDArray[np.int64]:
-    """1 for every unit whose last-level cache one of *used* also uses, else 0."""
-    busy = np.zeros(int(units.cache_group.max()) + 1, dtype=np.int64)
-    busy[units.cache_group[used]] = 1
-    return busy[units.cache_group]
+def _block(units: Units, held: Sequence[int] | NDArray[np.intp]) -> NDArray[np.int64]:
+    used = np.zeros(units.cache_groups, dtype=np.int64)
+    used[units.cache_group[held]] = 1
+    block = used[units.cache_group]
+    block[held] = _TAKEN
+    return block

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from schedulercommon.errors import NameTaken
-from schedulercommon.levels import PREMIUM, Level
+from schedulercommon.levels import Level
 from schedulercommon.model import Rejection, VmSpec
 from schedulercommon.sizing import cpus_needed
-from schedulerlocal.core.allocation import resize_cpus
+from schedulerlocal.core.allocation import Footprint, resize
 from schedulerlocal.core.memory import choose_nodes
 from schedulerlocal.core.state import HostState, Subset, Vm, claimed_cpus
-from schedulerlocal.core.topology import Cpus
 
 _NOTHING = Subset()
 
@@ -24,14 +23,14 @@ def deployed(state: HostState, spec: VmSpec) -> HostState | Rejection:
     old = state.subsets.get(level, _NOTHING)
     memory_mib = spec.max_memory_mib + state.host.rules.vm_overhead_mib
     size = cpus_needed(old.vcpus + spec.vcpus, max(old.largest_vcpus, spec.vcpus), level)
-    cpus = _cpus_for(state, level, old, old.vms, size)
-    if isinstance(cpus, Rejection):
-        return cpus
+    owned = _resized(state, level, old, old.vms, size)
+    if isinstance(owned, Rejection):
+        return owned
     if memory_mib > state.free_memory_mib:
         return Rejection("memory_mib", asked=memory_mib, free=max(state.free_memory_mib, 0))
-    nodes = choose_nodes(state.host, state.free_by_node, cpus, memory_mib)
+    nodes = choose_nodes(state.host, state.free_by_node, owned.cpus, memory_mib)
     vm = Vm(spec, spec.vcpus, memory_mib, nodes)
-    return state.with_subset(level, Subset(cpus, (*old.vms, vm)))
+    return state.with_subset(level, Subset(owned.cpus, (*old.vms, vm), owned))
 
 
 def removed(state: HostState, name: str) -> HostState:
@@ -41,10 +40,11 @@ def removed(state: HostState, name: str) -> HostState:
     vms = tuple([vm for vm in old.vms if vm.spec.name != name])
     if not vms:
         return state.with_subset(level, _NOTHING)
-    left = Subset(old.cpus, vms)
-    cpus = _cpus_for(state, level, old, vms, left.size(level))
-    # only a level found with too few CPUs can still lack some: it keeps what it has
-    return state.with_subset(level, Subset(old.cpus if isinstance(cpus, Rejection) else cpus, vms))
+    owned = _resized(state, level, old, vms, Subset(old.cpus, vms).size(level))
+    if isinstance(owned, Rejection):
+        # only a level found with too few CPUs can still lack some: it keeps what it has
+        owned = old.footprint(state.host)
+    return state.with_subset(level, Subset(owned.cpus, vms, owned))
 
 
 def resized_spec(spec: VmSpec, vcpus: int | None, memory_mib: int | None) -> VmSpec:
@@ -79,9 +79,9 @@ def recounted(
     memory_mib = boot_memory_mib + state.host.rules.vm_overhead_mib
     changed = replace(vm, spec=spec, vcpus=vcpus, memory_mib=memory_mib)
     vms = tuple([changed if each is vm else each for each in old.vms])
-    cpus = _cpus_for(state, level, old, vms, Subset(old.cpus, vms).size(level))
-    if isinstance(cpus, Rejection):
-        return cpus
+    owned = _resized(state, level, old, vms, Subset(old.cpus, vms).size(level))
+    if isinstance(owned, Rejection):
+        return owned
     added_mib = memory_mib - vm.memory_mib
     if added_mib > max(state.free_memory_mib, 0):
         return Rejection("memory_mib", asked=added_mib, free=max(state.free_memory_mib, 0))
@@ -90,23 +90,26 @@ def recounted(
         for node, part in vm.memory_nodes:
             free[node] += part
         here = {node: free[node] for node, _ in vm.memory_nodes}
-        nodes = _same_nodes(here, memory_mib) or choose_nodes(state.host, free, cpus, memory_mib)
+        nodes = _same_nodes(here, memory_mib) or choose_nodes(
+            state.host, free, owned.cpus, memory_mib
+        )
         changed = replace(changed, memory_nodes=nodes)
         vms = tuple([changed if each is vm else each for each in old.vms])
-    return state.with_subset(level, Subset(cpus, vms))
+    return state.with_subset(level, Subset(owned.cpus, vms, owned))
 
 
-def _cpus_for(
+def _resized(
     state: HostState, level: Level, old: Subset, vms: tuple[Vm, ...], size: int
-) -> Cpus | Rejection:
-    """The CPUs *level*, by now *old*, owns once it has *size* of them for *vms*."""
-    others = [each.cpus for each in state.subsets.values() if each is not old]
-    keep = claimed_cpus(state.host, vms) if level == PREMIUM else ()
-    cpus = resize_cpus(state.host, old.cpus, others, size, keep)
-    if cpus is None:
-        free = state.host.cpus - state.allocated_cpus
+) -> Footprint | Rejection:
+    """What *level*, by now *old*, owns once it has *size* CPUs for *vms*."""
+    host = state.host
+    others = [each.footprint(host) for each in state.subsets.values() if each is not old]
+    keep = claimed_cpus(host, vms) if level == 1 else ()
+    owned = resize(host, old.footprint(host), others, size, keep)
+    if owned is None:
+        free = host.cpus - state.allocated_cpus
         return Rejection("cpus", asked=size - len(old.cpus), free=free)
-    return cpus
+    return owned
 
 
 def _same_nodes(room: dict[int, int], memory_mib: int) -> tuple[tuple[int, int], ...] | None:

@@ -46,7 +46,13 @@ class Units:
 
     In 32 bits where every sum of rows fits, since reading it is what picking CPUs costs.
     """
+    inner: NDArray[np.int64]
+    """Sum of the distances inside each unit."""
+    uniform: bool
+    """Whether all units have as many CPUs."""
     cache_group: NDArray[np.int64]
+    cache_groups: int
+    """How many there are."""
     of_cpu: dict[int, int]
     of_number: NDArray[np.intp]
     """:attr:`of_cpu` for many at once, indexed by CPU number; no unit's where there is no CPU."""
@@ -123,7 +129,10 @@ class Host:
             sizes=sizes,
             between=between,
             nearness=nearness,
+            inner=between.diagonal(),
+            uniform=bool(sizes.min() == sizes.max()),
             cache_group=topology.last_level_cache[first],
+            cache_groups=int(topology.last_level_cache.max()) + 1,
             of_cpu=of_cpu,
             of_number=of_number,
         )

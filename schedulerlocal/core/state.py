@@ -7,7 +7,7 @@ promise is derived here, once per snapshot.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 
@@ -15,6 +15,7 @@ from schedulercommon.errors import UnknownVm
 from schedulercommon.levels import PREMIUM, Level, format_level
 from schedulercommon.model import HostStatus, LevelStatus, VmSpec
 from schedulercommon.sizing import cpus_needed
+from schedulerlocal.core.allocation import Footprint, footprint
 from schedulerlocal.core.host import Host
 from schedulerlocal.core.topology import Cpus
 
@@ -50,6 +51,17 @@ class Subset:
     cpus: Cpus = ()
     """Owned, in order of arrival."""
     vms: tuple[Vm, ...] = ()
+    known_footprint: Footprint | None = field(default=None, repr=False, compare=False)
+    """Of ``cpus``, where whoever made this had it."""
+
+    def footprint(self, host: Host) -> Footprint:
+        """Where the CPUs are; *host* is the one they belong to."""
+        known = self.known_footprint
+        if known is None:
+            known = footprint(host, self.cpus)
+            if self.cpus:  # nothing is the same on every host, and its arrays are not
+                object.__setattr__(self, "known_footprint", known)
+        return known
 
     @cached_property
     def ascending(self) -> Cpus:

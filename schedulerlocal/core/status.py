@@ -7,7 +7,7 @@ from typing import Any
 from schedulercommon import balance
 from schedulercommon.levels import Level, format_level
 from schedulercommon.sizing import cpus_needed
-from schedulerlocal.core.allocation import resize_cpus
+from schedulerlocal.core.allocation import resize
 from schedulerlocal.core.state import HostState, Subset
 
 
@@ -45,9 +45,10 @@ def deploy_progress(state: HostState, vcpus: int, memory_mib: int, level: Level)
     size = cpus_needed(subset.vcpus + vcpus, max(subset.largest_vcpus, vcpus), level)
     gained = max(size - len(subset.cpus), 0)
     if gained and state.host.rules.smt_isolation:
-        others = [each.cpus for other, each in state.subsets.items() if other != level]
-        cpus = resize_cpus(state.host, subset.cpus, others, size)
-        gained = gained if cpus is None else len(cpus) - len(subset.cpus)
+        host = state.host
+        others = [each.footprint(host) for other, each in state.subsets.items() if other != level]
+        owned = resize(host, subset.footprint(host), others, size)
+        gained = gained if owned is None else len(owned.cpus) - len(subset.cpus)
     return balance.progress(
         capacity_cpus=state.host.cpus,
         capacity_memory_mib=state.host.memory_mib,
