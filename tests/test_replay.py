@@ -213,12 +213,8 @@ def test_times_and_values_are_written_as_read(tmp_path: Path) -> None:
 
 def test_a_time_may_be_spelled_in_several_ways(tmp_path: Path) -> None:
     lines = sample(5, Seen("a", 1), Seen("b", 2), Seen("c", 1))
-    spelled = [
-        line.replace("5", time, 1)
-        for line, time in zip(
-            lines, ("5", "5.0", "5", "05", "5.", "5.0", "5", "5e0", "5"), strict=True
-        )
-    ]
+    times = ("5", "5.0", "5", "05", "5.", "5.0", "5", "5e0", "5.", "5")
+    spelled = [line.replace("5", time, 1) for line, time in zip(lines, times, strict=True)]
     done = replay(written(tmp_path / "t.csv", spelled))
     assert (done.returncode, done.stderr) == (0, "")
     assert "1 timestamps; 3 deploys" in done.stdout

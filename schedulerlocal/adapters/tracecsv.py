@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from io import BufferedReader, BytesIO
+from io import BufferedReader, BytesIO, FileIO
 from math import isfinite
 from pathlib import Path
 
@@ -58,14 +58,14 @@ class TraceReader:
 
     def ticks(self) -> Iterator[Tick]:
         try:
-            with self.path.open("rb", buffering=_BLOCK_BYTES) as file:
+            with BufferedReader(self.path.open("rb", buffering=0), _BLOCK_BYTES) as file:
                 yield from self._ticks(file)
         except OSError as problem:
             raise TraceError(
                 f"cannot read the trace {self.path}: {problem.strerror}; name a monitoring CSV"
             ) from problem
 
-    def _ticks(self, file: BufferedReader) -> Iterator[Tick]:
+    def _ticks(self, file: BufferedReader[FileIO]) -> Iterator[Tick]:
         self._read_header(file.readline(_LONGEST_HEADER_BYTES))
         number = 1
         tick: Tick | None = None
@@ -123,7 +123,7 @@ class TraceReader:
             )
         yield self._finished(tick, number + 1)
 
-    def _blocks(self, file: BufferedReader, number: int) -> Iterator[list[bytes]]:
+    def _blocks(self, file: BufferedReader[FileIO], number: int) -> Iterator[list[bytes]]:
         """The lines after line *number*, many at a time, each with its end."""
         # not read(), which on a slow pipe would not hear an interrupt until the block is full
         while block := file.read1(_BLOCK_BYTES):
