@@ -84,12 +84,13 @@ def parse_level(text: str) -> Level:
 
 def check_level(level: Level) -> None:
     """Raise ValueError unless *level* is one a host can sell."""
-    if not 1 <= level <= MAX_LEVEL:
+    vcpus, cpus = level.numerator, level.denominator
+    if not cpus <= vcpus <= MAX_LEVEL * cpus:
         raise ValueError(
             f"level {format_level(level)} is out of range;"
             f" levels go from 1 to {MAX_LEVEL} vCPUs per CPU"
         )
-    if level.denominator > MAX_DENOMINATOR:
+    if cpus > MAX_DENOMINATOR:
         raise ValueError(
             f"level {level} is too fine; its denominator may be at most {MAX_DENOMINATOR}"
         )

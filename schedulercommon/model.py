@@ -54,7 +54,7 @@ class VmSpec:
         if self.max_vcpus < self.vcpus or self.max_memory_mib < self.memory_mib:
             raise ValueError(f"VM {self.name!r} asks for more than the maximum it names itself")
         check_level(self.level)
-        if not 1 <= self.runs_at <= self.level:
+        if self.runs_at is not self.level and not 1 <= self.runs_at <= self.level:
             raise ValueError(f"VM {self.name!r} cannot run at a worse level than it bought")
 
 

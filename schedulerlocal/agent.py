@@ -7,9 +7,9 @@ what is there. The same request asked twice is answered once and for all.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import count
 from uuid import uuid4
 
 from schedulercommon.errors import (
@@ -61,13 +61,46 @@ class _Flight:
     answer: asyncio.Future[Deployment | RefusedError]
 
 
+class _Turn:
+    """The lock, for a request: refused while not ready, and if too many wait already."""
+
+    __slots__ = ("_agent", "_lock", "_waiting")
+
+    def __init__(self, agent: HostAgent, lock: asyncio.Lock) -> None:
+        self._agent = agent
+        self._lock = lock
+        self._waiting = 0
+
+    async def __aenter__(self) -> None:
+        self._agent.check_open()
+        if self._waiting >= _MOST_WAITING:
+            raise Overloaded(f"{self._waiting} changes are waiting already; try again in a moment")
+        self._waiting += 1
+        try:
+            await self._lock.acquire()
+            try:
+                self._agent.check_open()
+            except NotReady:
+                self._lock.release()
+                raise
+        except BaseException:
+            self._waiting -= 1
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lock.release()
+        self._waiting -= 1
+
+
 class HostAgent:
     """The requests of one host; every refusal is a RefusedError, and nothing has changed."""
 
     def __init__(self, name: str, keeper: HostKeeper) -> None:
         self.name = name
         self._keeper = keeper
-        self._waiting = 0
+        unique = uuid4().hex
+        self._ids = (f"{unique}-{number}" for number in count(1))
+        self._turn = _Turn(self, keeper.lock)
         self._closing = False
         self._flights: dict[str, _Flight] = {}
 
@@ -98,6 +131,10 @@ class HostAgent:
         self._closing = True
         await self._keeper.close()
 
+    def fresh_request_id(self) -> str:
+        """An id no other request has, for one that came without."""
+        return next(self._ids)
+
     async def deploy(self, spec: VmSpec) -> Deployment:
         """Place *spec*, or find it placed already."""
         while (flight := self._flights.get(spec.name)) is not None:
@@ -109,7 +146,7 @@ class HostAgent:
             # that its request was cancelled says nothing about ours
             if not isinstance(answer, RequestCancelled) or self._cancelled(spec):
                 raise answer
-        self._check_open()
+        self.check_open()
         self._refuse_cancelled(spec)
         if self.state.level_of(spec.name) is not None:
             vm = self.state.vm(spec.name)
@@ -117,7 +154,7 @@ class HostAgent:
                 raise NameTaken(spec.name)
             return Deployment(vm, created=False)
         if not spec.request_id:
-            spec = replace(spec, request_id=uuid4().hex)
+            spec = replace(spec, request_id=self.fresh_request_id())
         flight = _Flight(spec, asyncio.get_running_loop().create_future())
         self._flights[spec.name] = flight
         answer = HypervisorError("the deploy was interrupted; repeat the same request")
@@ -137,7 +174,7 @@ class HostAgent:
         try:
             # without the lock: making a disk may take long
             await keeper.call(keeper.hypervisor.prepare(spec), "preparing the image")
-            async with self._change():
+            async with self._turn:
                 self._refuse_cancelled(spec)
                 plan = _fitting(plan_deploy(self.state, spec))
                 await keeper.apply(plan, spec, "deploy", ended="deployed", failed="undone")
@@ -154,7 +191,7 @@ class HostAgent:
         flight = self._flights.get(name)
         if flight is not None:
             await asyncio.shield(flight.answer)
-        async with self._change():
+        async with self._turn:
             vm = self._own(name)
             plan = plan_remove(self.state, name)
             await self._keeper.apply(plan, vm.spec, "remove", ended="removed", failed="deployed")
@@ -168,7 +205,7 @@ class HostAgent:
         failed), or ``cancelled`` (it was never carried out and never will be).
         """
         journal = self._keeper.journal
-        async with self._change():
+        async with self._turn:
             there = any(vm.spec.request_id == request_id for vm in self.state.vms())
             outcome = "deployed" if there else journal.outcome(request_id) or "cancelled"
             await journal.cancel(request_id)
@@ -180,7 +217,7 @@ class HostAgent:
 
         The lock is not held meanwhile: a guest may take long to shut down.
         """
-        self._check_open()
+        self.check_open()
         keeper = self._keeper
         self._own(name)
         if name in keeper.busy:
@@ -202,7 +239,7 @@ class HostAgent:
 
     async def resize(self, name: str, vcpus: int | None, memory_mib: int | None) -> Resized:
         """Give the VM called *name* another size; None leaves that one as it is."""
-        async with self._change():
+        async with self._turn:
             vm = self._own(name)
             try:
                 spec = resized_spec(vm.spec, vcpus, memory_mib)
@@ -234,7 +271,7 @@ class HostAgent:
         self, name: str, level: Level, labels: tuple[tuple[str, str], ...] = (), owner: str = ""
     ) -> Vm:
         """Make the VM called *name*, which was not made here, ours, at *level*."""
-        async with self._change():
+        async with self._turn:
             vm = self.state.vm(name)
             if not vm.foreign:
                 raise WrongState(f"VM {name!r} is ours already; resize or remove it instead")
@@ -244,28 +281,15 @@ class HostAgent:
                 runs_at=level,
                 labels=labels,
                 owner=owner,
-                request_id=vm.spec.request_id or uuid4().hex,
+                request_id=vm.spec.request_id or self.fresh_request_id(),
             )
             plan = _fitting(plan_adopt(self.state, name, spec))
             await self._keeper.apply(plan, spec, "adopt", ended="deployed", failed="undone")
             self.events.record("adopted", vm=name, level=format_level(level))
             return self.state.vm(name)
 
-    @asynccontextmanager
-    async def _change(self) -> AsyncIterator[None]:
-        """The lock, for a request: refused while not ready, and if too many wait already."""
-        self._check_open()
-        if self._waiting >= _MOST_WAITING:
-            raise Overloaded(f"{self._waiting} changes are waiting already; try again in a moment")
-        self._waiting += 1
-        try:
-            async with self._keeper.lock:
-                self._check_open()
-                yield
-        finally:
-            self._waiting -= 1
-
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise NotReady before the state is known, and once the end has begun."""
         if not self.ready:
             raise NotReady("this local scheduler is starting or stopping; try again in a moment")
 

@@ -8,19 +8,20 @@ from collections.abc import Sequence
 
 from schedulercommon.errors import HypervisorError
 from schedulerlocal.core.steps import Step, way_back
+from schedulerlocal.patience import Patience
 from schedulerlocal.ports import Hypervisor
 
 _log = logging.getLogger(__name__)
 
 
 async def carry_out(
-    steps: Sequence[Step], hypervisor: Hypervisor, timeout_s: float
+    steps: Sequence[Step], hypervisor: Hypervisor, patience: Patience
 ) -> HypervisorError | None:
     """Perform *steps* in order.
 
     A failure undoes what was done, last first, and is raised as HypervisorError. Once a step
     that cannot be undone has been done the plan has succeeded: a later failure is returned, and
-    the steps after it are still tried, unless the hypervisor stopped answering. *timeout_s* is
+    the steps after it are still tried, unless the hypervisor stopped answering. *patience* is
     for all of them. ``clean`` on the error tells whether the way back held.
     """
     done: list[Step] = []
@@ -28,7 +29,7 @@ async def carry_out(
     step: Step | None = None
     try:
         # one bound for the whole plan: its steps are short, and most plans have few
-        async with asyncio.timeout(timeout_s):
+        with patience:
             for step in steps:
                 try:
                     await hypervisor.perform(step)
@@ -38,11 +39,11 @@ async def carry_out(
                     if way_back(done) is not None:
                         raise failure from problem
     except HypervisorError as problem:
-        problem.clean = await _undo(way_back(done) or (), hypervisor, timeout_s)
+        problem.clean = await _undo(way_back(done) or (), hypervisor, patience)
         raise
     except TimeoutError as problem:
         failure = HypervisorError(
-            f"the hypervisor did not answer {type(step).__name__} within {timeout_s:g} s;"
+            f"the hypervisor did not answer {type(step).__name__} within {patience.timeout_s:g} s;"
             " look at its log and try again"
         )
         back = way_back(done)
@@ -51,20 +52,20 @@ async def carry_out(
         failure.clean = False
         # a call that never answered may have happened all the same
         maybe = [step.inverse] if step is not None and step.inverse else []
-        await _undo([*maybe, *back], hypervisor, timeout_s)
+        await _undo([*maybe, *back], hypervisor, patience)
         raise failure from problem
     except asyncio.CancelledError:
-        await asyncio.shield(_undo(way_back(done) or (), hypervisor, timeout_s))
+        await asyncio.shield(_undo(way_back(done) or (), hypervisor, patience))
         raise
     return failure
 
 
-async def _undo(steps: Sequence[Step], hypervisor: Hypervisor, timeout_s: float) -> bool:
+async def _undo(steps: Sequence[Step], hypervisor: Hypervisor, patience: Patience) -> bool:
     """Perform every one of *steps*, whatever becomes of the others; whether all held."""
     held = True
     for step in steps:
         try:
-            async with asyncio.timeout(timeout_s):
+            with patience:
                 await hypervisor.perform(step)
         except (HypervisorError, TimeoutError) as problem:
             _log.warning("undoing %s failed: %s", type(step).__name__, problem)

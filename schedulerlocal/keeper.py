@@ -24,6 +24,7 @@ from schedulerlocal.core.state import HostState, Vm
 from schedulerlocal.core.steps import Plan, Remove
 from schedulerlocal.core.topology import Cpus
 from schedulerlocal.events import EventLog
+from schedulerlocal.patience import Patience
 from schedulerlocal.ports import Begun, Domain, Hypervisor, Journal
 
 T = TypeVar("T")
@@ -59,7 +60,7 @@ class HostKeeper:
         """VMs with a verb under way, whose state is about to change."""
         self._now_s = now_s
         self._repair = repair
-        self._timeout_s = call_timeout_s
+        self._patience = Patience(call_timeout_s)
         self._boot_id = boot_id
         self._look = asyncio.Event()
         self._told: frozenset[Finding] = frozenset()
@@ -123,7 +124,7 @@ class HostKeeper:
         """
         self.journal.begin(action, spec)
         try:
-            left = await carry_out(plan.steps, self.hypervisor, self._timeout_s)
+            left = await carry_out(plan.steps, self.hypervisor, self._patience)
         except HypervisorError as problem:
             self._note_end(spec, failed, None)
             self.events.record("undone", vm=spec.name, reason=str(problem), clean=problem.clean)
@@ -171,11 +172,11 @@ class HostKeeper:
     async def call(self, call: Awaitable[T], doing: str) -> T:
         """Await *call*, but not for ever; raises HypervisorError."""
         try:
-            async with asyncio.timeout(self._timeout_s):
+            with self._patience:
                 return await call
         except TimeoutError:
             raise HypervisorError(
-                f"the hypervisor did not answer ({doing}) within {self._timeout_s:g} s;"
+                f"the hypervisor did not answer ({doing}) within {self._patience.timeout_s:g} s;"
                 " look at its log and try again"
             ) from None
 
@@ -200,7 +201,7 @@ class HostKeeper:
         self._told = frozenset() if self._repair else frozenset(result.findings)
         if self._repair and result.steps:
             try:
-                await carry_out(result.steps, self.hypervisor, self._timeout_s)
+                await carry_out(result.steps, self.hypervisor, self._patience)
             except HypervisorError as problem:
                 _log.warning("repairing failed, the next pass tries again: %s", problem)
 

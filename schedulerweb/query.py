@@ -84,8 +84,8 @@ def shown(text: str) -> str:
     return repr(text if len(text) <= 40 else text[:40] + "…")
 
 
-def read_deploy(request: web.Request) -> VmSpec:
-    """The VM asked for by ``/deploy?name=&cpu=&mem=&oc=&qcow2=``."""
+def read_deploy(request: web.Request, request_id: str = "") -> VmSpec:
+    """The VM asked for by ``/deploy?name=&cpu=&mem=&oc=&qcow2=``, under *request_id*."""
     found = read_parameters(request, DEPLOY)
     return VmSpec(
         name=valid_name(found["name"]),
@@ -93,6 +93,7 @@ def read_deploy(request: web.Request) -> VmSpec:
         memory_mib=_memory_mib(found["mem"]),
         level=_level(found["oc"]),
         image=_image(found["qcow2"]),
+        request_id=request_id,
     )
 
 

@@ -15,6 +15,7 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import lru_cache
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ _LONGEST_BYTES = 8 << 20
 _KEPT_OUTCOMES = 5_000
 _KEPT_CANCELLED = 50_000
 
-_encode = json.JSONEncoder(separators=(",", ":")).encode
+_quoted = json.encoder.encode_basestring_ascii
 _log = logging.getLogger(__name__)
 
 
@@ -43,10 +44,10 @@ class FileJournal:
     def __init__(self, directory: Path, boot_id: str = "") -> None:
         self._path = directory / "journal.jsonl"
         self._boot_id = boot_id
-        self._owned: dict[str, list[int]] = {}
+        self._owned: dict[Level, Cpus] = {}
         self._generation = 0
         self._last_boot = ""
-        self._begun: dict[str, tuple[str, dict[str, Any]]] = {}
+        self._begun: dict[str, tuple[str, VmSpec]] = {}
         self._outcomes: OrderedDict[str, str] = OrderedDict()
         self._cancelled: OrderedDict[str, None] = OrderedDict()
         self._torn = False
@@ -87,33 +88,46 @@ class FileJournal:
         remembered = Remembered(
             generation=self._generation,
             boot_id=self._last_boot,
-            owned={parse_level(level): tuple(cpus) for level, cpus in self._owned.items()},
-            begun=tuple(self._begun_changes()),
+            owned=dict(self._owned),
+            begun=tuple(
+                Begun(action=action, name=spec.name, request_id=spec.request_id, spec=spec)
+                for action, spec in self._begun.values()
+            ),
         )
         self._last_boot = self._boot_id
         self._rewrite()
         return remembered
 
     def begin(self, action: str, spec: VmSpec) -> None:
-        self._append({"begin": action, "vm": spec_document(spec)})
+        self._append(f'{{"begin":"{action}","vm":{_spec_text(spec)}}}')
+        self._begun[spec.name] = (action, spec)
 
     def end(
         self, spec: VmSpec, outcome: str, generation: int, owned: Mapping[Level, Cpus] | None
     ) -> None:
-        record: dict[str, Any] = {"end": outcome, "name": spec.name, "generation": generation}
-        if spec.request_id:
-            record["request"] = spec.request_id
+        name, request = _quoted(spec.name), _quoted(spec.request_id)
+        changed = _owned_text(owned) if owned else "{}"
+        self._append(
+            f'{{"end":"{outcome}","name":{name},"request":{request},'
+            f'"generation":{generation},"owned":{changed}}}'
+        )
+        self._begun.pop(spec.name, None)
+        self._generation = max(self._generation, generation)
         if owned:
-            record["owned"] = _owned_document(owned)
-        self._append(record)
+            self._own(owned)
+        if spec.request_id:
+            _remember(self._outcomes, spec.request_id, outcome, _KEPT_OUTCOMES)
 
     def note(self, generation: int, owned: Mapping[Level, Cpus]) -> None:
-        self._append({"note": True, "generation": generation, "owned": _owned_document(owned)})
+        self._append(f'{{"note":true,"generation":{generation},"owned":{_owned_text(owned)}}}')
+        self._generation = max(self._generation, generation)
+        self._own(owned)
 
     async def cancel(self, request_id: str) -> None:
-        self._append({"cancel": request_id})
+        self._append(f'{{"cancel":{_quoted(request_id)}}}')
         if self._file is not None:
             await asyncio.to_thread(os.fsync, self._file.fileno())
+        _remember(self._cancelled, request_id, None, _KEPT_CANCELLED)
 
     def outcome(self, request_id: str) -> str | None:
         return self._outcomes.get(request_id)
@@ -126,9 +140,12 @@ class FileJournal:
             self._file.close()
         self._lock.close()
 
-    def _append(self, record: dict[str, Any]) -> None:
+    def _append(self, record: str) -> None:
         assert self._file is not None, "a journal is read before it is written"
-        line = _encode(record).encode() + b"\n"
+        if self._bytes > _LONGEST_BYTES:
+            self._file.close()
+            self._rewrite()
+        line = record.encode() + b"\n"
         try:
             # a record that went only half to disk ends at the next line break
             written = self._file.write(b"\n" + line if self._torn else line)
@@ -139,24 +156,26 @@ class FileJournal:
             raise StoreUnavailable(
                 f"cannot write the journal {self._path}: {problem.strerror}; make room for it"
             ) from problem
-        self._take_in(record)
         self._bytes += len(line)
-        if self._bytes > _LONGEST_BYTES:
-            self._file.close()
-            self._rewrite()
 
-    def _take_in(self, record: dict[str, Any]) -> None:
-        self._generation = max(self._generation, record.get("generation", 0))
-        for level, cpus in record.get("owned", {}).items():
+    def _own(self, owned: Mapping[Level, Cpus]) -> None:
+        for level, cpus in owned.items():
             if cpus:
                 self._owned[level] = cpus
             else:
                 self._owned.pop(level, None)
+
+    def _take_in(self, record: dict[str, Any]) -> None:
+        """What one line of the file says."""
+        self._generation = max(self._generation, record.get("generation", 0))
+        owned = record.get("owned", {})
+        self._own({parse_level(level): tuple(cpus) for level, cpus in owned.items()})
         if "begin" in record:
-            self._begun[record["vm"]["name"]] = (record["begin"], record["vm"])
+            spec = read_spec(record["vm"])
+            self._begun[spec.name] = (record["begin"], spec)
         elif "end" in record:
             self._begun.pop(record["name"], None)
-            if "request" in record:
+            if record.get("request"):
                 _remember(self._outcomes, record["request"], record["end"], _KEPT_OUTCOMES)
         elif "cancel" in record:
             _remember(self._cancelled, record["cancel"], None, _KEPT_CANCELLED)
@@ -164,16 +183,9 @@ class FileJournal:
             self._last_boot = record["boot_id"]
             self._outcomes.update(record["outcomes"])
             self._cancelled.update(dict.fromkeys(record["cancelled"]))
-            self._begun.update({name: (what, vm) for name, (what, vm) in record["begun"].items()})
-
-    def _begun_changes(self) -> list[Begun]:
-        changes = []
-        for action, document in self._begun.values():
-            spec = read_spec(document)
-            changes.append(
-                Begun(action=action, name=spec.name, request_id=spec.request_id, spec=spec)
-            )
-        return changes
+            for action, document in record["begun"]:
+                spec = read_spec(document)
+                self._begun[spec.name] = (action, spec)
 
     def _rewrite(self) -> None:
         """Start the file anew with everything known as its first record; durable once done."""
@@ -181,12 +193,12 @@ class FileJournal:
             "snapshot": True,
             "boot_id": self._last_boot,
             "generation": self._generation,
-            "owned": self._owned,
+            "owned": {format_level(level): cpus for level, cpus in self._owned.items()},
             "outcomes": self._outcomes,
             "cancelled": list(self._cancelled),
-            "begun": self._begun,
+            "begun": [(action, spec_document(spec)) for action, spec in self._begun.values()],
         }
-        line = _encode(record).encode() + b"\n"
+        line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
         fresh = self._path.with_suffix(".new")
         try:
             with fresh.open("wb") as file:
@@ -209,8 +221,14 @@ class FileJournal:
         self._bytes = len(line)
 
 
-def _owned_document(owned: Mapping[Level, Cpus]) -> dict[str, list[int]]:
-    return {format_level(level): list(cpus) for level, cpus in owned.items()}
+@lru_cache(maxsize=256)
+def _spec_text(spec: VmSpec) -> str:
+    return json.dumps(spec_document(spec), separators=(",", ":"))
+
+
+def _owned_text(owned: Mapping[Level, Cpus]) -> str:
+    parts = [f'"{format_level(level)}":{list(cpus)}' for level, cpus in owned.items()]
+    return f"{{{','.join(parts)}}}"
 
 
 def _remember(known: OrderedDict[str, Any], key: str, value: str | None, most: int) -> None:

@@ -86,7 +86,7 @@ class PublishedRoutes:
         return answer(b'{"progress": %s}' % repr(score).encode())
 
     async def deploy(self, request: web.Request) -> web.Response:
-        await self._agent.deploy(read_deploy(request))
+        await self._agent.deploy(read_deploy(request, self._agent.fresh_request_id()))
         return answer(DONE, headers=_NEVER_KEPT)
 
     async def remove(self, request: web.Request) -> web.Response:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,8 +110,7 @@ def _grow(
     cpus = own.cpus + tuple([cpu for unit in gained for cpu in units.members[unit]])
     held = np.concatenate((own.units, gained))
     held[::-1].sort()
-    near = own.near + units.nearness.take(gained, axis=0).sum(axis=0, dtype=np.int64)
-    return Footprint(cpus, held, near, _block(units, held))
+    return Footprint(cpus, held, own.near + _summed(units, gained), _block(units, held))
 
 
 def _shrink(
@@ -122,14 +122,16 @@ def _shrink(
         kept = {units.of_cpu[cpu] for cpu in keep}
         stays[[place for place, unit in enumerate(own.units.tolist()) if unit in kept]] = True
     choose = _lost_of_one_size if units.uniform else _lost_of_many_sizes
-    lost = choose(units, own, beside[own.units], stays, spare)
-    if not lost:
+    places = choose(units, own, beside[own.units], stays, spare)
+    if not places:
         return own
+    lost = own.units[places].tolist()
     given = {cpu for unit in lost for cpu in units.members[unit]}
     cpus = tuple([cpu for cpu in own.cpus if cpu not in given])
-    held = own.units[~np.isin(own.units, lost)]
-    near = own.near - units.nearness.take(lost, axis=0).sum(axis=0, dtype=np.int64)
-    return Footprint(cpus, held, near, _block(units, held))
+    left = np.ones(len(own.units), dtype=np.bool_)
+    left[places] = False
+    held = own.units[left]
+    return Footprint(cpus, held, own.near - _summed(units, lost), _block(units, held))
 
 
 def _lost_of_one_size(
@@ -139,7 +141,7 @@ def _lost_of_one_size(
     stays: NDArray[np.bool_],
     spare: int,
 ) -> list[int]:
-    """The units whose loss, one after another, leaves the least mean distance.
+    """The places in ``own.units`` whose loss, one by one, leaves the least mean distance.
 
     With units of one size that is each time the one that adds most to the sum of distances, on
     equal sums one marked in *tie*, then the last in topology order.
@@ -147,16 +149,15 @@ def _lost_of_one_size(
     held = own.units
     score = own.near[held] - units.inner[held] + tie
     score[stays] = -1
-    lost: list[int] = []
+    places: list[int] = []
     for _ in range(spare // int(units.sizes[0])):
         place = int(score.argmax())
         if score[place] < 0:
             break
-        unit = int(held[place])
-        lost.append(unit)
-        score -= units.nearness[unit, held]
+        places.append(place)
+        score -= units.nearness[held[place], held]
         score[place] = -_TAKEN
-    return lost
+    return places
 
 
 def _lost_of_many_sizes(
@@ -179,21 +180,27 @@ def _lost_of_many_sizes(
         rest = total - int(parts[place])
         return (Fraction(rest, pairs) if pairs else Fraction(0), -int(tie[place]), place)
 
-    lost: list[int] = []
+    places: list[int] = []
     while True:
         score = 2 * parts + tie
         score[stays | (sizes > spare)] = -1
         best = [int(np.where(sizes == size, score, -1).argmax()) for size in np.unique(sizes)]
         able = [place for place in best if score[place] >= 0]
         if not able:
-            return lost
+            return places
         place = min(able, key=mean_without)
-        lost.append(int(held[place]))
+        places.append(place)
         stays[place] = True
         spare -= int(sizes[place])
         cpus -= int(sizes[place])
         total -= int(parts[place])
         parts = parts - 2 * between[place]
+
+
+def _summed(units: Units, of: list[int]) -> NDArray[Any]:
+    """How near every unit is to all those of the list."""
+    rows: NDArray[Any] = units.nearness[of[0]]
+    return rows if len(of) == 1 else units.nearness.take(of, axis=0).sum(axis=0, dtype=np.int64)
 
 
 def _block(units: Units, held: Sequence[int] | NDArray[np.intp]) -> NDArray[np.int64]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import chain
 
 from schedulercommon.errors import UnknownVm
+from schedulercommon.kept import kept
 from schedulercommon.levels import PREMIUM, Level, format_level
 from schedulercommon.model import HostStatus, LevelStatus, VmSpec
 from schedulercommon.sizing import cpus_needed
@@ -63,24 +63,24 @@ class Subset:
                 object.__setattr__(self, "known_footprint", known)
         return known
 
-    @cached_property
+    @kept
     def ascending(self) -> Cpus:
         """The CPUs owned, in ascending order."""
         return tuple(sorted(self.cpus))
 
-    @cached_property
+    @kept
     def vcpus(self) -> int:
         return sum([vm.vcpus for vm in self.vms])
 
-    @cached_property
+    @kept
     def largest_vcpus(self) -> int:
         return max([vm.vcpus for vm in self.vms], default=0)
 
-    @cached_property
+    @kept
     def memory_mib(self) -> int:
         return sum([vm.memory_mib for vm in self.vms])
 
-    @cached_property
+    @kept
     def memory_by_node(self) -> Mapping[int, int]:
         """MiB promised, per NUMA node."""
         promised: dict[int, int] = {}
@@ -89,7 +89,7 @@ class Subset:
                 promised[node] = promised.get(node, 0) + memory_mib
         return promised
 
-    @cached_property
+    @kept
     def by_name(self) -> Mapping[str, Vm]:
         return {vm.spec.name: vm for vm in self.vms}
 
@@ -137,11 +137,11 @@ class HostState:
             raise UnknownVm(name)
         return self.subsets[level].by_name[name]
 
-    @cached_property
+    @kept
     def allocated_cpus(self) -> int:
         return sum([len(subset.cpus) for subset in self.subsets.values()])
 
-    @cached_property
+    @kept
     def allocated_memory_mib(self) -> int:
         return sum([subset.memory_mib for subset in self.subsets.values()])
 
@@ -150,13 +150,13 @@ class HostState:
         """Negative on a host found over-committed."""
         return self.host.memory_mib - self.allocated_memory_mib
 
-    @cached_property
+    @kept
     def free_cpus(self) -> Cpus:
         """CPUs no level owns, in topology order."""
         owned = set(chain.from_iterable([subset.cpus for subset in self.subsets.values()]))
         return tuple([cpu for cpu in self.host.topology.ids if cpu not in owned])
 
-    @cached_property
+    @kept
     def lent_cpus(self) -> Cpus:
         """Free CPUs that levels above 1 may borrow, in topology order.
 
@@ -174,7 +174,7 @@ class HostState:
         kept.update(chain.from_iterable([topology.core_of[cpu] for cpu in premium.cpus]))
         return tuple([cpu for cpu in topology.ids if cpu not in kept])
 
-    @cached_property
+    @kept
     def reach(self) -> Mapping[Level, Cpus]:
         """For each level the CPUs its VMs run on, ascending: its own and those it borrows."""
         critical = self.host.rules.critical_size
@@ -185,7 +185,7 @@ class HostState:
             for level, subset in self.subsets.items()
         }
 
-    @cached_property
+    @kept
     def free_by_node(self) -> Mapping[int, int]:
         """Memory not promised yet, MiB per NUMA node; negative where a node was overdrawn."""
         free = dict(self.host.node_memory_mib)
