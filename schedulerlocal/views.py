@@ -18,7 +18,8 @@ def vm_names(state: HostState) -> list[str]:
 def vm_document(state: HostState, vm: Vm, doing: VmState) -> dict[str, Any]:
     """A VM: as it was asked for, what it is doing, and where it runs.
 
-    A foreign VM shows the CPUs it was found pinned to, none meaning anywhere.
+    A foreign VM shows the CPUs it was found pinned to, none meaning anywhere. One that was removed
+    before its answer was made shows those of its level, none if that ended with it.
     """
     spec = vm.spec
     return {
@@ -29,7 +30,7 @@ def vm_document(state: HostState, vm: Vm, doing: VmState) -> dict[str, Any]:
         "memory_mib": spec.memory_mib,
         "image": spec.image,
         "state": doing,
-        "pinned_cpus": list(vm.pinned if vm.foreign else state.reach[spec.runs_at]),
+        "pinned_cpus": list(vm.pinned if vm.foreign else state.reach.get(spec.runs_at, ())),
         "memory_nodes": [node for node, _ in vm.memory_nodes],
         "labels": dict(spec.labels),
         "owner": spec.owner,
