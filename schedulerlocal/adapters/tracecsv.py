@@ -112,11 +112,12 @@ class TraceReader:
                             continue
                     begin = line[:start]
                     rows, known = of_vm[begin]
-                tail = line[line.find(b"\t", start) :]
-                row = known.get(tail)
-                if row is None:
+                tail = line[start:].partition(b"\t")[2]
+                try:
+                    rows[known[tail]] = line
+                except KeyError:
                     row = known[tail] = self._vm_row(line, number)
-                rows[row] = line
+                    rows[row] = line
         if tick is None:
             raise TraceError(
                 f"{self.path}: the trace has a header and no rows; record at least one timestamp"
@@ -175,7 +176,7 @@ class TraceReader:
         if sum(map(len, self._rows.values())) > 2 * alive + _KEPT_ROWS:
             for resource, rows in ((b"cpu", tick.cpu), (b"mem", tick.mem)):
                 self._rows[resource].clear()
-                self._rows[resource].update({row.tail: row for row in rows})
+                self._rows[resource].update({row.tail[1:]: row for row in rows})
         return tick
 
     def _vm_row(self, line: bytes, number: int) -> VmRow:
