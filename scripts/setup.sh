@@ -108,7 +108,7 @@ make_venv() {
     if ! "$base" -c 'import venv; from ensurepip import bootstrap' 2> /dev/null; then
         local package=python$version-venv
         may_install || give_up "Python $version cannot make virtual environments;" \
-            "install the OS package $package (apt install $package) and start again"
+            "apt install $package as root, to drive a hypervisor $os_packages too, and start again"
         say "installing $package …"
         apt_install "$package" || { tail -n 20 "$log" >&2; give_up "apt could not install" \
             "$package (its last words are above); install it and start again"; }
