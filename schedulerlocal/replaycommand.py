@@ -130,8 +130,11 @@ def _size_bytes(path: Path) -> int | None:
 
 
 def _sentence(refusal: Refusal) -> str:
+    name = refusal.name
+    if not name.isprintable():  # a trace must not command the terminal
+        name = ascii(name)
     return (
-        f"{refusal.time} s: {refusal.action} of {refusal.name} refused"
+        f"{refusal.time} s: {refusal.action} of {name} refused"
         f" ({refusal.vcpus} vCPUs at {format_level(refusal.level)}, {refusal.memory_mib} MiB):"
         f" {refusal.rejection.sentence}"
     )

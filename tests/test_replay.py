@@ -274,3 +274,11 @@ def test_the_environment_wins(tmp_path: Path) -> None:
     done = replay(trace, cwd=tmp_path, env={"TOPO_EXCLUDE": "7"})
     assert "of 7 CPUs" in done.stdout
     assert "of 4 CPUs" in replay(trace, cwd=tmp_path).stdout
+
+
+def test_a_name_in_a_trace_commands_no_terminal(tmp_path: Path) -> None:
+    trace = written(tmp_path / "trace.csv", sample(0, Seen("\x1b[2Jwiped", 99)))
+    done = replay(trace, topology=LAPTOP)
+    assert done.returncode == 0
+    assert "\x1b" not in done.stdout
+    assert r"deploy of 'n\x1b[2Jwiped' refused" in done.stdout
