@@ -47,16 +47,19 @@ class EventLog:
         return self._next
 
     def subscribe(self, after: int | None = None) -> Subscription:
-        """Events as they come, from now or from those after *after* that are still kept."""
-        return Subscription(self, self._next if after is None else after)
+        """Events as they come, from now or from those after *after* that are still kept.
+
+        An *after* that is yet to come, as one from before the clock was set back, is now.
+        """
+        return Subscription(self, self._next if after is None else min(after, self._next))
 
     async def _more(self, after: int) -> Event:
-        while True:
-            for event in self._events:
-                if event.sequence > after:
-                    return event
+        while self._next <= after or not self._events:
             self._news.clear()
             await self._news.wait()
+        # sequences have no gaps, so the place of the wanted one is known without a search
+        missed = max(after - self._next + len(self._events), 0)
+        return self._events[missed]
 
 
 class Subscription:
