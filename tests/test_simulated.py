@@ -548,6 +548,15 @@ async def test_a_file_edited_while_a_call_waits_is_not_overwritten(tmp_path: Pat
     assert await pins(hypervisor) == {"a": (0, 1)}
 
 
+async def test_a_file_edited_before_a_disk_is_made_is_not_overwritten(tmp_path: Path) -> None:
+    file = tmp_path / "vms.json"
+    hypervisor = await simulated(A, B, file=file)
+    rewrite(file, json.loads(file.read_text())["vms"][:1])
+    await hypervisor.prepare(VmSpec(name="c", vcpus=1, memory_mib=1, level=TWO, image=IMAGE))
+    assert [each["name"] for each in json.loads(file.read_text())["vms"]] == ["a"]
+    assert list(await pins(hypervisor)) == ["a"]
+
+
 async def with_sleep(
     file: Path, sleep: Callable[[float], Awaitable[None]], faults: str
 ) -> SimulatedHypervisor:
@@ -616,8 +625,11 @@ async def test_a_broken_file_is_told_and_left_alone(
 async def test_a_file_that_cannot_be_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot be written.*SCL_SIMULATED_STATE"):
         await simulated(file=tmp_path / "missing" / "vms.json")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="not a regular file"):
         await simulated(file=tmp_path)
+    os.mkfifo(pipe := tmp_path / "pipe")
+    with pytest.raises(InputError, match="not a regular file"):
+        await simulated(file=pipe)
 
 
 async def test_what_cannot_be_saved_is_not_done(tmp_path: Path) -> None:

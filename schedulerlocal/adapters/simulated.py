@@ -84,6 +84,7 @@ class SimulatedHypervisor:
     async def prepare(self, spec: VmSpec) -> None:
         """Only the path of the image is checked, since no guest will read it."""
         check_image_path(spec.image, self._image_dirs)
+        self._inventory.refresh()  # or saving would undo what somebody changed in the file
         if due := self._next():
             await self._strike(due, f"prepare the disk of {spec.name!r}")
         self.prepared.add(spec.name)

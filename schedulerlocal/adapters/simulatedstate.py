@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,11 +132,15 @@ class StateFile:
 
     def _stamp(self) -> tuple[int, ...] | None:
         try:
-            return _stamp(os.stat(self.path))
+            status = os.stat(self.path)
         except FileNotFoundError:
             return None
         except OSError as problem:
             raise self._wrong(f"cannot be read: {problem.strerror}") from problem
+        if not stat.S_ISREG(status.st_mode):
+            # a pipe would be waited for, and a device read without end
+            raise self._wrong("is not a regular file")
+        return _stamp(status)
 
     def _wrong(self, what: str) -> InputError:
         return InputError(
