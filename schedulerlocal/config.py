@@ -120,7 +120,7 @@ class ServiceSettings:
             port=_read(env, "SCL_PORT", parse_port, 8099),
             delay_s=_read(env, "SCL_DELAY", parse_seconds, 15.0),
             hypervisor=_read(env, "SCL_HYPERVISOR", one_of("libvirt", "simulated"), ""),
-            simulated_state=_read(env, "SCL_SIMULATED_STATE", Path, None),
+            simulated_state=_read(env, "SCL_SIMULATED_STATE", parse_file, None),
             simulated_faults=_read(env, "SCL_SIMULATED_FAULTS", str, ""),
             state_dir=_read(env, "SCL_STATE_DIR", Path, None),
             image_dirs=_read(
@@ -168,6 +168,14 @@ def parse_seconds(text: str) -> float:
     if not 0 < seconds <= 86_400:
         raise ValueError(f"{text!r} is not between 0 and 86400 seconds")
     return seconds
+
+
+def parse_file(text: str) -> Path:
+    """The path of a file; raises ValueError with a sentence."""
+    path = Path(text)
+    if path.name in ("", ".."):
+        raise ValueError(f"{text[:70]!r} is a folder; name a file")
+    return path
 
 
 def parse_folders(text: str) -> tuple[Path, ...]:

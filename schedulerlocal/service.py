@@ -74,7 +74,11 @@ async def _serve(host: Host, settings: ServiceSettings, files: ServiceFiles) -> 
         for host_address, port, *_ in runner.addresses:
             shown = f"[{host_address}]" if ":" in host_address else host_address
             _log.info("listening on http://%s:%d", shown, port)
-        await keeper.start()
+        starting = asyncio.create_task(keeper.start(), name="start")
+        stack.push_async_callback(_ended, starting)
+        if await _stopped_before(stop, starting):
+            _log.info("stopping: it was not ready yet")
+            return
         _log.info("%s is ready: %d VMs found", agent.name, len(agent.states))
         writer = None
         if files.write:
@@ -93,6 +97,18 @@ async def _serve(host: Host, settings: ServiceSettings, files: ServiceFiles) -> 
         gc.freeze()
         await stop.wait()
         _log.info("stopping: the plan in hand is finished first")
+
+
+async def _stopped_before(stop: asyncio.Event, task: asyncio.Task[None]) -> bool:
+    """Wait for *stop* or the end of *task*, whose fault is raised; whether it was *stop*."""
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((stopping, task), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+    if task.done():
+        task.result()
+    return not task.done()
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

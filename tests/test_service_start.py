@@ -1,0 +1,41 @@
+"""Starting a service that cannot start, or is told to stop before it has."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from time import monotonic
+
+import pytest
+
+from schedulercommon.errors import ConfigError
+from schedulerlocal.config import ServiceSettings
+from tests.servers import local_service
+
+PATIENCE_S = 20
+
+
+def test_a_service_that_hangs_while_starting_still_ends_when_told(tmp_path: Path) -> None:
+    file = tmp_path / "vms.json"
+    # pinned to what its level does not own, so that the start wants to move it, and hangs
+    vm = {"name": "a", "vcpus": 1, "memory_mib": 64, "level": "1.0", "pins": "0-3"}
+    file.write_text(json.dumps({"vms": [vm]}))
+    settings = {
+        "SCL_SIMULATED_STATE": str(file),
+        "SCL_SIMULATED_FAULTS": "hang@1,hang@2,hang@3",
+        "SCL_CALL_TIMEOUT": str(3 * PATIENCE_S),
+    }
+    with local_service(tmp_path, settings=settings, ready=False) as service:
+        assert service.ask("GET", "/healthz").status == 200
+        assert service.ask("GET", "/readyz").status == 503
+        began_s = monotonic()
+        assert service.stop() == 0
+        assert monotonic() - began_s < PATIENCE_S
+    assert "Traceback" not in service.told
+    assert json.loads(file.read_text())["vms"][0]["name"] == "a"
+
+
+@pytest.mark.parametrize("path", [".", "..", "/", "state/.."])
+def test_a_state_file_that_is_a_folder_is_a_wrong_setting(path: str) -> None:
+    with pytest.raises(ConfigError, match=r"SCL_SIMULATED_STATE: '.*' is a folder; name a file"):
+        ServiceSettings.from_env({"SCL_SIMULATED_STATE": path})
