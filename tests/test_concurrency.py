@@ -15,7 +15,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from schedulerlocal.adapters.journal import FileJournal
@@ -298,7 +298,8 @@ def check_journal(directory: Path, state: HostState) -> None:
 def test_every_answer_has_an_explanation() -> None:
     told: Counter[tuple[str, str]] = Counter()
 
-    @settings(max_examples=60)
+    # no shrinking: what happens at once is hardly the same twice, and the history says it all
+    @settings(max_examples=60, phases=(Phase.reuse, Phase.generate))
     @given(clients, faults())
     def crowds(crowd: list[list[Request | str]], fault: str) -> None:
         with tempfile.TemporaryDirectory() as directory:
@@ -381,7 +382,7 @@ POSSIBLE = {
         (REMOVE, "done", 1, 8),
         (DEPLOY, "created", 2, 7),
     ],
-    "name of one under way": [(DEPLOY, "no-capacity", 0, 9), (DIFFERENT, "name-taken", 1, 2)],
+    "name of one under way": [(DEPLOY, "hypervisor-failed", 0, 9), (DIFFERENT, "name-taken", 1, 2)],
     "one order of two": [
         (EITHER, "done", 0, 1),
         (REMOVE, "done", 2, 9),
