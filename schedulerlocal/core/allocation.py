@@ -43,7 +43,9 @@ def footprint(host: Host, cpus: Cpus) -> Footprint:
     there = np.zeros(len(units.members), dtype=np.bool_)
     there[units.of_number[np.array(cpus, dtype=np.intp)]] = True
     held = np.flatnonzero(there)[::-1]
-    near = units.nearness.take(held, axis=0).sum(axis=0, dtype=np.int64)
+    rows = units.nearness.take(held, axis=0)
+    # summing 32 bits in 64 takes twice as long, and every sum fits what the rows are in
+    near = rows.sum(axis=0, dtype=rows.dtype).astype(np.int64)
     return Footprint(cpus, held, near, _block(units, held))
 
 
