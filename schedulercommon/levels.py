@@ -77,7 +77,10 @@ def parse_level(text: str) -> Level:
             raise ValueError(f"level {text!r} divides by zero; write it like 2, 1.5 or 4/3")
         level = Fraction(int(ratio[1]), int(ratio[2]))
     else:
-        level = parse_decimal(text)
+        try:
+            level = parse_decimal(text)
+        except ValueError:
+            raise ValueError(f"{text[:40]!r} is not a level; write it like 2, 1.5 or 4/3") from None
     check_level(level)
     return _KeptHash(level)
 

@@ -18,6 +18,8 @@ _EPILOG = r"""
 settings come from the environment and from .env; see the template dotenv.
 
 examples:
+  python -m schedulerlocal --topology=debug/topology_EPYC-7662.json
+      serves that host, simulated, until Ctrl-C; see http://127.0.0.1:8099/
   python -m schedulerlocal --load=results/monitoring.csv \
       --topology=debug/topology_EPYC-7662-exp.json
   python -m schedulerlocal.report debug/monitoring.csv
@@ -28,7 +30,8 @@ examples:
 def _options() -> Options:
     options = Options(
         prog="python -m schedulerlocal",
-        description="Schedules the VMs of one host, each level on CPUs of its own.",
+        description="Schedules the VMs of one host, each level on CPUs of its own: serves it,"
+        " or with --load=FILE.csv replays a recorded one.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -100,7 +103,9 @@ def _serve(topology: str | None, output: Path, *, write: bool) -> None:
             " --topology=debug/topology_EPYC-7662.json or SCL_HYPERVISOR=simulated"
         )
     if not settings.hypervisor:
-        print("a topology from a file is simulated; SCL_HYPERVISOR=libvirt would drive this host")
+        print(
+            f"the host of {topology} is simulated: VMs are kept track of, no guest runs", flush=True
+        )
     found = read_topology(Path(topology)) if topology else read_sysfs()
     host = set_up_host(found, HostSettings.from_env(env), real=topology is None)
     run_service(host, settings, ServiceFiles(output, write))

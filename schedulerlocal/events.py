@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
 _KEPT = 2000
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,8 @@ class EventLog:
 
     def record(self, kind: str, **data: Any) -> None:
         self._next += 1
+        if _log.isEnabledFor(logging.INFO):
+            _log.info("%s %s", kind, " ".join(f"{name}={value}" for name, value in data.items()))
         self._events.append(Event(self._next, self._now_s(), kind, data))
         self._news.set()
 

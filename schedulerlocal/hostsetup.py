@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from schedulercommon.errors import ConfigError
+from schedulercommon.errors import ConfigError, TopologyError
 from schedulerlocal.config import HostSettings
 from schedulerlocal.core.host import Host, Rules
 from schedulerlocal.core.topology import Topology, exclude
@@ -35,7 +35,7 @@ def set_up_host(topology: Topology, settings: HostSettings, *, real: bool) -> Ho
     )
     try:
         return Host(exclude(topology, gone), rules)
-    except ValueError as problem:
+    except (ValueError, TopologyError) as problem:
         raise ConfigError(str(problem)) from problem
 
 

@@ -46,11 +46,14 @@ def run_replay(host: Host, files: ReplayFiles) -> None:
     ticks = reader.ticks()
     replay = Replay(HostState(host, {}))
     reached = "the first timestamp"
-    out = Console(highlight=False, soft_wrap=True)
+    bar = _progress()
+    # on a terminal the bar must know of lines printed beside it
+    both = sys.stdout.isatty() and sys.stderr.isatty()
+    out = bar.console if both else Console(highlight=False, soft_wrap=True)
     aside = Console(highlight=False, soft_wrap=True, stderr=True)
     try:
         with ExitStack() as stack:
-            bar = stack.enter_context(_progress())
+            stack.enter_context(bar)
             task = bar.add_task(f"replaying {files.trace.name}", total=size_bytes)
             first = next(ticks)  # a file that is no trace at all costs nobody an older output
             monitoring, refused = _writers(stack, host, files, replay)
@@ -114,7 +117,7 @@ def _progress() -> Progress:
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=Console(stderr=True, highlight=False, soft_wrap=True),
         transient=True,
         disable=not sys.stderr.isatty(),
     )

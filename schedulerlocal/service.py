@@ -79,10 +79,10 @@ async def _serve(host: Host, settings: ServiceSettings, files: ServiceFiles) -> 
         if await _stopped_before(stop, starting):
             _log.info("stopping: it was not ready yet")
             return
-        _log.info("%s is ready: %d VMs found", agent.name, len(agent.states))
+        _log.info("local scheduler of %s is ready; VMs found: %d", agent.name, len(agent.states))
         writer = None
         if files.write:
-            file = stack.enter_context(WholeRecords(files.output / "monitoring.csv"))
+            file = stack.enter_context(WholeRecords(_cleared(files.output / "monitoring.csv")))
             write_topology(files.output / "topology_local.json", host.topology)
             writer = LiveWriter(file)
         monitor = Monitor(agent, hypervisor, writer)
@@ -109,6 +109,15 @@ async def _stopped_before(stop: asyncio.Event, task: asyncio.Task[None]) -> bool
     if task.done():
         task.result()
     return not task.done()
+
+
+def _cleared(recording: Path) -> Path:
+    """*recording*, out of whose way an earlier one and its refusals were moved."""
+    for path in (recording, recording.with_name("rejections.csv")):
+        if path.is_file():
+            path.replace(path.with_name(path.name + ".old"))
+            _log.info("%s of an earlier run is kept as %s.old", path, path.name)
+    return recording
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

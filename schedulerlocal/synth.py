@@ -300,7 +300,7 @@ def main(arguments: Sequence[str]) -> None:
         default=1_031_742,
         help="memory of the host for VMs, in MiB (%(default)s)",
     )
-    add("--output", type=Path, default=Path("results/monitoring.csv"), help="(%(default)s)")
+    add("--output", type=Path, required=True, help="the trace to write")
     chosen = options.parse_args(arguments)
     workload = Workload(
         vms=chosen.vms,

@@ -56,8 +56,9 @@ class Streams:
         finally:
             self._open.discard(task)
             task.cancel()
-        if not task.cancelled() and (problem := task.exception()) is not None:
-            raise problem
+        problem = None if task.cancelled() else task.exception()
+        if problem is not None and not isinstance(problem, ConnectionError):
+            raise problem  # a client that left is no problem
         return response
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import resource
 
 from hypothesis import HealthCheck, settings
 
@@ -10,4 +11,9 @@ _ANY_SPEED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow
 settings.register_profile("desk", _ANY_SPEED)
 settings.register_profile("ci", _ANY_SPEED, derandomize=True, database=None, print_blob=True)
 settings.register_profile("thorough", _ANY_SPEED, max_examples=2_000)
+# A server and its hundreds of clients in one process need more files than the usual 1024.
+_soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+_enough = 8192 if _hard == resource.RLIM_INFINITY else min(8192, _hard)
+resource.setrlimit(resource.RLIMIT_NOFILE, (max(_soft, _enough), _hard))
+
 settings.load_profile("ci" if os.environ.get("CI") else "desk")
