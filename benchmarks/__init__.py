@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-BENCHMARKS = ("planning", "replay", "churn", "requests")
+BENCHMARKS = ("planning", "replay", "churn", "requests", "start")
 
 Progress = Callable[[str], None]
 """Told in a few words what is being measured."""

@@ -10,11 +10,14 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty, Queue
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 ROOT = Path(__file__).resolve().parent.parent
 TOPOLOGY = ROOT / "debug" / "topology_i7-1185G7.json"
@@ -81,11 +84,88 @@ class Service:
     def get(self, path: str) -> Any:
         return self.ask("GET", path).json
 
+    @contextmanager
+    def listening(self, after: int | None = None) -> Iterator[Listener]:
+        """What ``/v1/events`` tells from now on, or after the event numbered *after*."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=START_S)
+        try:
+            headers = {} if after is None else {"Last-Event-ID": str(after)}
+            connection.request("GET", "/v1/events", headers=headers)
+            response = connection.getresponse()
+            assert response.readline() == b": listening\n"
+            yield Listener(response)
+        finally:
+            connection.close()
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and wait for the end; returns the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.process.wait(timeout=START_S)
+
+
+class Listener:
+    """An open stream of events."""
+
+    def __init__(self, response: http.client.HTTPResponse) -> None:
+        self._response = response
+
+    def wait_for(self, kind: str, **data: object) -> dict[str, Any]:
+        """The next event of *kind* with *data* among its own; fails if the stream ends first."""
+        for found, about in self:
+            if found == kind and data.items() <= about.items():
+                return about
+        raise AssertionError(f"the stream ended without {kind!r} {data}")
+
+    def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(kind, data), until the service ends the stream."""
+        kind = ""
+        while line := self._response.readline().decode():
+            field, _, value = line.rstrip("\n").partition(": ")
+            if field == "event":
+                kind = value
+            elif field == "data":
+                yield kind, json.loads(value)
+
+
+def eventually(condition: Callable[[], T], within_s: float = START_S) -> T:
+    """What *condition* answers once that is true of it; fails if it takes too long."""
+    deadline_s = time.monotonic() + within_s
+    while not (answer := condition()):
+        assert time.monotonic() < deadline_s, f"not within {within_s} s"
+        time.sleep(0.01)
+    return answer
+
+
+def run_local(
+    directory: Path, *arguments: str, settings: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """``python -m schedulerlocal`` as a command that ends by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", "schedulerlocal", *arguments],
+        cwd=directory,
+        env=environment(directory, settings),
+        capture_output=True,
+        text=True,
+        timeout=START_S,
+        check=False,
+    )
+
+
+def environment(directory: Path, settings: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Ours without its settings, with those of a test and with *settings*."""
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("SCL_", "SCG_", "TOPO_", "OVSB_", "QEMU_"))
+    }
+    ours = {
+        "SCL_PORT": "0",
+        "SCL_NAME": "testhost",
+        "SCL_STATE_DIR": str(directory / "journal"),
+        "PYTHONPATH": str(ROOT),
+    }
+    return {**inherited, **ours, **(settings or {})}
 
 
 @contextmanager
@@ -96,22 +176,10 @@ def local_service(
     ready: bool = True,
 ) -> Iterator[Service]:
     """A local scheduler with its journal and files under *directory*, ended at the end."""
-    ours = {
-        "SCL_PORT": "0",
-        "SCL_NAME": "testhost",
-        "SCL_STATE_DIR": str(directory / "journal"),
-        "PYTHONPATH": str(ROOT),
-        **(settings or {}),
-    }
-    inherited = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("SCL_", "SCG_", "TOPO_", "OVSB_", "QEMU_"))
-    }
     process = subprocess.Popen(
         [sys.executable, "-m", "schedulerlocal", *(arguments or (f"--topology={TOPOLOGY}",))],
         cwd=directory,
-        env={**inherited, **ours},
+        env=environment(directory, settings),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -25,6 +25,7 @@ from tests.history import FREE, VERBS, Request, Room, Size, Told, Unexplained, e
 from tests.webrig import IMAGE, TOPOLOGY, Web, running
 
 CLIENTS = 50
+ALL_S = 30.0
 NAMES = tuple("abcdef")
 #: Six of them fill the host more often than not.
 SIZES = (
@@ -251,7 +252,7 @@ async def crowded(crowd: list[list[Request | str]], fault: str, directory: Path)
         connector = aiohttp.TCPConnector(limit=CLIENTS)
         async with aiohttp.ClientSession(connector=connector) as session:
             together = Crowd(web, session)
-            async with watched(web):
+            async with watched(web), asyncio.timeout(ALL_S):
                 await asyncio.gather(*(together.run(client) for client in crowd))
             web.hypervisor.arm(parse_faults(""))
             async with web.keeper.lock:
