@@ -7,6 +7,7 @@ what is there. The same request asked twice is answered once and for all.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import count
@@ -32,8 +33,11 @@ from schedulerlocal.core.state import HostState, Vm
 from schedulerlocal.core.steps import Plan
 from schedulerlocal.events import EventLog
 from schedulerlocal.keeper import HostKeeper
+from schedulerlocal.ports import Domain
 
 _MOST_WAITING = 512
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,10 +235,12 @@ class HostAgent:
         async with keeper.lock:
             if self.state.level_of(name) is None:
                 return after
+            before = self.state
             keeper.set_state(name, after)
+            keeper.note_since(before)
             vm = self.state.vm(name)
             if vm.vcpus != vm.spec.vcpus or self._boot_mib(vm) != vm.spec.max_memory_mib:
-                await keeper.settle()  # what waited for this boot counts no more
+                await self._settled(name)  # what waited for this boot counts no more
         return after
 
     async def resize(self, name: str, vcpus: int | None, memory_mib: int | None) -> Resized:
@@ -254,16 +260,16 @@ class HostAgent:
                 counted_mib = max(counted_mib, self._boot_mib(vm))
             plan = _fitting(plan_recount(self.state, name, spec, counted_vcpus, counted_mib))
             await self._keeper.apply(plan, spec, "resize", ended="deployed", failed="deployed")
-            domain = await self._keeper.settle(name=name)
+            domain = await self._settled(name)
             self.events.record("resized", vm=name, vcpus=spec.vcpus, memory_mib=spec.memory_mib)
             return Resized(
                 vcpus=_when(
                     changed=spec.vcpus != vm.spec.vcpus,
-                    pending=domain is not None and domain.vcpus_pending,
+                    pending=domain is None or domain.vcpus_pending,
                 ),
                 memory_mib=_when(
                     changed=spec.memory_mib != vm.spec.memory_mib,
-                    pending=domain is not None and domain.memory_pending,
+                    pending=domain is None or domain.memory_pending,
                 ),
             )
 
@@ -306,6 +312,18 @@ class HostAgent:
         if vm.foreign:
             raise WrongState(f"VM {name!r} was not made here; adopt it first")
         return vm
+
+    async def _settled(self, name: str) -> Domain | None:
+        """The domain called *name* as it is now; None if that cannot be told.
+
+        What was asked for is done by then, so a failure to look is for the next pass.
+        """
+        try:
+            return await self._keeper.settle(name=name)
+        except HypervisorError as problem:
+            _log.warning("looking at %s failed: %s", name, problem)
+            self._keeper.look_again()
+            return None
 
     def _boot_mib(self, vm: Vm) -> int:
         return vm.memory_mib - self.state.host.rules.vm_overhead_mib

@@ -113,6 +113,9 @@ class HostKeeper:
                 self.events.record("hypervisor-failed", reason=str(problem))
                 # asking again at once would fail the same way
                 await asyncio.sleep(min(delay_s, _RETRY_S))
+            except Exception:  # noqa: BLE001 (the watch lives)
+                _log.exception("looking at the hypervisor failed unexpectedly")
+                await asyncio.sleep(min(delay_s, _RETRY_S))
 
     async def apply(
         self, plan: Plan, spec: VmSpec, action: str, *, ended: str, failed: str
@@ -142,24 +145,34 @@ class HostKeeper:
     ) -> Domain | None:
         """Reconcile; returns the domain called *name*. The lock is held; raises HypervisorError."""
         domains = await self.call(self.hypervisor.domains(), "listing VMs")
-        undone = [each for each in domains if self._was_undone(each)]
-        if undone and self._repair:
-            await self._remove(undone, "its deploy was undone")
-            domains = [each for each in domains if each not in undone]
+        undone = [each for each in domains if self._repair and self._was_undone(each)]
+        for each in undone:
+            # one that cannot be removed is left out all the same: the next pass tries again
+            await self._removed(each, "its deploy was undone")
+        domains = [each for each in domains if each not in undone]
         result = reconcile(self.state, [each.found for each in domains], owned)
         before, self.state = self.state, result.after
-        await self._set_right(result)
+        # before anything is awaited: whoever sees a VM also sees what it is doing
         for each in domains:
             if each.name not in self.busy:
                 self.set_state(each.name, each.state)
         for gone in self.states.keys() - {each.name for each in domains}:
             del self.states[gone]
+        await self._set_right(result)
+        self.note_since(before)
+        return next((each for each in domains if each.name == name), None)
+
+    def note_since(self, before: HostState) -> None:
+        """Journal a state reached without a plan, if it is not *before*."""
         if self.state is not before:
             try:
                 self.journal.note(self.state.generation, self._owned(before))
             except StoreUnavailable as problem:
                 self._journal_failed(problem)
-        return next((each for each in domains if each.name == name), None)
+
+    def look_again(self) -> None:
+        """Have the next pass at once."""
+        self._look.set()
 
     def set_state(self, name: str, state: VmState) -> None:
         """Note what the VM called *name* is doing now."""
@@ -215,12 +228,18 @@ class HostKeeper:
             and self.journal.outcome(spec.request_id) in ("undone", "removed")
         )
 
-    async def _remove(self, domains: list[Domain], reason: str) -> None:
-        for domain in domains:
-            found = domain.found
-            vm = Vm(found.spec, found.vcpus, found.boot_memory_mib, found.memory_nodes)
+    async def _removed(self, domain: Domain, reason: str) -> bool:
+        """Remove a VM; a failure is logged. Whether it is gone."""
+        found = domain.found
+        vm = Vm(found.spec, found.vcpus, found.boot_memory_mib, found.memory_nodes)
+        try:
             await self.call(self.hypervisor.perform(Remove(vm, found.pinned)), "removing")
-            self.events.record("removed", vm=vm.name, reason=reason)
+        except HypervisorError as problem:
+            _log.warning("%s could not be removed (%s): %s", vm.name, reason, problem)
+            self.events.record("not-removed", vm=vm.name, reason=str(problem))
+            return False
+        self.events.record("removed", vm=vm.name, reason=reason)
+        return True
 
     async def _finish_begun(self, begun: tuple[Begun, ...]) -> None:
         """What a crash cut short: a deploy stands if its VM does, a remove is carried through."""
@@ -230,8 +249,8 @@ class HostKeeper:
             domain = there.get(change.name)
             outcome = "deployed"
             if change.action == "remove":
-                outcome = "removed"
-                await self._remove([domain] if domain else [], "its removal had begun")
+                if domain is None or await self._removed(domain, "its removal had begun"):
+                    outcome = "removed"
             elif change.action == "deploy" and domain is None:
                 outcome = "undone"
                 await self.discard(change.spec)

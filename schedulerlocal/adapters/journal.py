@@ -50,7 +50,11 @@ class FileJournal:
         self._begun: dict[str, tuple[str, VmSpec]] = {}
         self._outcomes: OrderedDict[str, str] = OrderedDict()
         self._cancelled: OrderedDict[str, None] = OrderedDict()
+        self._bytes = 0
+        """Of the file, about."""
         self._torn = False
+        self._behind = False
+        """Whether something is known that could not be appended; a snapshot makes up for it."""
         self._file: FileIO | None = None
         """Open once the journal was read."""
         try:
@@ -95,7 +99,10 @@ class FileJournal:
             ),
         )
         self._last_boot = self._boot_id
-        self._rewrite()
+        try:
+            self._rewrite()
+        except StoreUnavailable as problem:
+            raise ConfigError(f"{problem} or set SCL_STATE_DIR") from problem
         return remembered
 
     def begin(self, action: str, spec: VmSpec) -> None:
@@ -107,26 +114,31 @@ class FileJournal:
     ) -> None:
         name, request = _quoted(spec.name), _quoted(spec.request_id)
         changed = _owned_text(owned) if owned else "{}"
-        self._append(
-            f'{{"end":"{outcome}","name":{name},"request":{request},'
-            f'"generation":{generation},"owned":{changed}}}'
-        )
         self._begun.pop(spec.name, None)
         self._generation = max(self._generation, generation)
         if owned:
             self._own(owned)
         if spec.request_id:
             _remember(self._outcomes, spec.request_id, outcome, _KEPT_OUTCOMES)
+        self._append_known(
+            f'{{"end":"{outcome}","name":{name},"request":{request},'
+            f'"generation":{generation},"owned":{changed}}}'
+        )
 
     def note(self, generation: int, owned: Mapping[Level, Cpus]) -> None:
-        self._append(f'{{"note":true,"generation":{generation},"owned":{_owned_text(owned)}}}')
         self._generation = max(self._generation, generation)
         self._own(owned)
+        self._append_known(
+            f'{{"note":true,"generation":{generation},"owned":{_owned_text(owned)}}}'
+        )
 
     async def cancel(self, request_id: str) -> None:
         self._append(f'{{"cancel":{_quoted(request_id)}}}')
         if self._file is not None:
-            await asyncio.to_thread(os.fsync, self._file.fileno())
+            try:
+                await asyncio.to_thread(os.fsync, self._file.fileno())
+            except OSError as problem:
+                raise self._unwritable(problem) from problem
         _remember(self._cancelled, request_id, None, _KEPT_CANCELLED)
 
     def outcome(self, request_id: str) -> str | None:
@@ -142,21 +154,39 @@ class FileJournal:
 
     def _append(self, record: str) -> None:
         assert self._file is not None, "a journal is read before it is written"
-        if self._bytes > _LONGEST_BYTES:
-            self._file.close()
+        if self._behind:
             self._rewrite()
+        elif self._bytes > _LONGEST_BYTES:
+            try:
+                self._rewrite()
+            except StoreUnavailable as problem:
+                _log.warning("the journal stays long: %s", problem)
+                self._bytes = 0  # no use trying again at every record
         line = record.encode() + b"\n"
-        try:
+        if self._torn:
             # a record that went only half to disk ends at the next line break
-            written = self._file.write(b"\n" + line if self._torn else line)
+            line = b"\n" + line
+        try:
+            written = self._file.write(line)
             self._torn = written < len(line)
             if self._torn:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as problem:
-            raise StoreUnavailable(
-                f"cannot write the journal {self._path}: {problem.strerror}; make room for it"
-            ) from problem
+            raise self._unwritable(problem) from problem
         self._bytes += len(line)
+
+    def _append_known(self, record: str) -> None:
+        """Append what is known here already and so must get to disk some time."""
+        try:
+            self._append(record)
+        except StoreUnavailable:
+            self._behind = True
+            raise
+
+    def _unwritable(self, problem: OSError) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"cannot write the journal {self._path}: {problem.strerror}; make room for it"
+        )
 
     def _own(self, owned: Mapping[Level, Cpus]) -> None:
         for level, cpus in owned.items():
@@ -201,24 +231,33 @@ class FileJournal:
         line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
         fresh = self._path.with_suffix(".new")
         try:
-            with fresh.open("wb") as file:
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
+            # unbuffered: a record must not wait in this process
+            file = FileIO(fresh, "wb")
+        except OSError as problem:
+            raise self._unwritable(problem) from problem
+        try:
+            if file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
             fresh.replace(self._path)
+        except OSError as problem:
+            file.close()
+            raise self._unwritable(problem) from problem
+        if self._file is not None:
+            self._file.close()
+        self._file, self._torn, self._behind = file, False, False
+        self._bytes = len(line)
+        self._sync_directory()
+
+    def _sync_directory(self) -> None:
+        try:
             directory = os.open(self._path.parent, os.O_RDONLY)
             try:
                 os.fsync(directory)
             finally:
                 os.close(directory)
-            # unbuffered: a record must not wait in this process
-            self._file = FileIO(self._path, "ab")
         except OSError as problem:
-            raise ConfigError(
-                f"cannot write the journal {self._path}: {problem.strerror};"
-                " make room or set SCL_STATE_DIR"
-            ) from problem
-        self._bytes = len(line)
+            raise self._unwritable(problem) from problem
 
 
 @lru_cache(maxsize=256)
