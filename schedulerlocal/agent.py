@@ -35,8 +35,6 @@ from schedulerlocal.events import EventLog
 from schedulerlocal.keeper import HostKeeper
 from schedulerlocal.ports import Domain
 
-_MOST_WAITING = 512
-
 _log = logging.getLogger(__name__)
 
 
@@ -66,34 +64,35 @@ class _Flight:
 
 
 class _Turn:
-    """The lock, for a request: refused while not ready, and if too many wait already."""
+    """The lock, for a request: refused while not ready, and after waiting long enough."""
 
-    __slots__ = ("_agent", "_lock", "_waiting")
+    __slots__ = ("_agent", "_lock", "_patience")
 
-    def __init__(self, agent: HostAgent, lock: asyncio.Lock) -> None:
+    def __init__(self, agent: HostAgent, keeper: HostKeeper) -> None:
         self._agent = agent
-        self._lock = lock
-        self._waiting = 0
+        self._lock = keeper.lock
+        self._patience = keeper.patience
 
     async def __aenter__(self) -> None:
         self._agent.check_open()
-        if self._waiting >= _MOST_WAITING:
-            raise Overloaded(f"{self._waiting} changes are waiting already; try again in a moment")
-        self._waiting += 1
-        try:
-            await self._lock.acquire()
+        if self._lock.locked():
             try:
-                self._agent.check_open()
-            except NotReady:
-                self._lock.release()
-                raise
-        except BaseException:
-            self._waiting -= 1
+                with self._patience:
+                    await self._lock.acquire()
+            except TimeoutError:
+                raise Overloaded(
+                    "the changes before this one take too long; try again in a moment"
+                ) from None
+        else:
+            await self._lock.acquire()
+        try:
+            self._agent.check_open()
+        except NotReady:
+            self._lock.release()
             raise
 
     async def __aexit__(self, *_: object) -> None:
         self._lock.release()
-        self._waiting -= 1
 
 
 class HostAgent:
@@ -104,7 +103,7 @@ class HostAgent:
         self._keeper = keeper
         unique = uuid4().hex
         self._ids = (f"{unique}-{number}" for number in count(1))
-        self._turn = _Turn(self, keeper.lock)
+        self._turn = _Turn(self, keeper)
         self._closing = False
         self._flights: dict[str, _Flight] = {}
 

@@ -55,19 +55,25 @@ async def carry_out(
         await _undo([*maybe, *back], hypervisor, patience)
         raise failure from problem
     except asyncio.CancelledError:
-        await asyncio.shield(_undo(way_back(done) or (), hypervisor, patience))
+        back = way_back(done)
+        maybe = [step.inverse] if back is not None and step is not None and step.inverse else []
+        await asyncio.shield(_undo([*maybe, *(back or ())], hypervisor, patience))
         raise
     return failure
 
 
 async def _undo(steps: Sequence[Step], hypervisor: Hypervisor, patience: Patience) -> bool:
-    """Perform every one of *steps*, whatever becomes of the others; whether all held."""
+    """Perform *steps*, whatever becomes of each, as long as answers come; whether all held."""
     held = True
-    for step in steps:
-        try:
-            with patience:
-                await hypervisor.perform(step)
-        except (HypervisorError, TimeoutError) as problem:
-            _log.warning("undoing %s failed: %s", type(step).__name__, problem)
-            held = False
+    try:
+        with patience:
+            for step in steps:
+                try:
+                    await hypervisor.perform(step)
+                except HypervisorError as problem:
+                    _log.warning("undoing %s failed: %s", type(step).__name__, problem)
+                    held = False
+    except TimeoutError:
+        _log.warning("undoing stopped: no answer within %g s", patience.timeout_s)
+        return False
     return held

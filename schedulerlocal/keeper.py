@@ -60,7 +60,7 @@ class HostKeeper:
         """VMs with a verb under way, whose state is about to change."""
         self._now_s = now_s
         self._repair = repair
-        self._patience = Patience(call_timeout_s)
+        self.patience = Patience(call_timeout_s)
         self._boot_id = boot_id
         self._look = asyncio.Event()
         self._told: frozenset[Finding] = frozenset()
@@ -85,6 +85,7 @@ class HostKeeper:
             await self.settle(remembered.owned)
             half_made = {each.name for each in remembered.begun if each.action == "deploy"}
             await self._start_wanted(None if rebooted else half_made)
+        self.journal.booted()
         self.journal.note(self.state.generation, self._owned())
         self.ready = True
         self.events.record("ready", vms=len(self.states), generation=self.state.generation)
@@ -127,7 +128,7 @@ class HostKeeper:
         """
         self.journal.begin(action, spec)
         try:
-            left = await carry_out(plan.steps, self.hypervisor, self._patience)
+            left = await carry_out(plan.steps, self.hypervisor, self.patience)
         except HypervisorError as problem:
             self._note_end(spec, failed, None)
             self.events.record("undone", vm=spec.name, reason=str(problem), clean=problem.clean)
@@ -185,11 +186,11 @@ class HostKeeper:
     async def call(self, call: Awaitable[T], doing: str) -> T:
         """Await *call*, but not for ever; raises HypervisorError."""
         try:
-            with self._patience:
+            with self.patience:
                 return await call
         except TimeoutError:
             raise HypervisorError(
-                f"the hypervisor did not answer ({doing}) within {self._patience.timeout_s:g} s;"
+                f"the hypervisor did not answer ({doing}) within {self.patience.timeout_s:g} s;"
                 " look at its log and try again"
             ) from None
 
@@ -214,7 +215,7 @@ class HostKeeper:
         self._told = frozenset() if self._repair else frozenset(result.findings)
         if self._repair and result.steps:
             try:
-                await carry_out(result.steps, self.hypervisor, self._patience)
+                await carry_out(result.steps, self.hypervisor, self.patience)
             except HypervisorError as problem:
                 _log.warning("repairing failed, the next pass tries again: %s", problem)
 
@@ -225,7 +226,7 @@ class HostKeeper:
             not domain.found.foreign
             and self.state.level_of(spec.name) is None
             and bool(spec.request_id)
-            and self.journal.outcome(spec.request_id) in ("undone", "removed")
+            and self.journal.outcome(spec.request_id) == "undone"
         )
 
     async def _removed(self, domain: Domain, reason: str) -> bool:

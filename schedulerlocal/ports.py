@@ -130,6 +130,9 @@ class Journal(Protocol):
     def note(self, generation: int, owned: Mapping[Level, Cpus]) -> None:
         """Note a state reached without a request."""
 
+    def booted(self) -> None:
+        """Note that what a boot of the machine asks for has been done."""
+
     async def cancel(self, request_id: str) -> None:
         """Remember for good that *request_id* is refused; returns once that is on disk."""
 

@@ -16,6 +16,7 @@ from schedulercommon.errors import (
     NameTaken,
     NoCapacity,
     NotReady,
+    Overloaded,
     RequestCancelled,
     UnknownVm,
     WrongState,
@@ -25,7 +26,7 @@ from schedulerlocal.adapters.journal import FileJournal
 from schedulerlocal.adapters.simulated import SimulatedHypervisor
 from schedulerlocal.adapters.simulatedfaults import parse_faults
 from schedulerlocal.adapters.topologyjson import read_topology
-from schedulerlocal.agent import HostAgent, Resized
+from schedulerlocal.agent import Deployment, HostAgent, Resized
 from schedulerlocal.core.adoption import FoundVm
 from schedulerlocal.core.host import Host
 from schedulerlocal.core.lifecycle import Verb
@@ -206,14 +207,38 @@ async def test_cancelled_in_flight(tmp_path: Path) -> None:
 
 
 async def test_a_vm_made_after_all_is_removed_once_its_deploy_was_undone(tmp_path: Path) -> None:
+    made_late = spec("a", request_id="id-1")
+    async with rig(tmp_path, "fail@2") as made:
+        with pytest.raises(HypervisorError):
+            await made.agent.deploy(made_late)
+        made.hypervisor.gain(FoundVm(spec=made_late, vcpus=2, boot_memory_mib=1024))
+        await made.settle()
+        assert await made.hypervisor.domains() == []
+        assert list(made.agent.state.vms()) == []
+
+
+async def test_a_vm_brought_back_by_its_operator_stays(tmp_path: Path) -> None:
     async with rig(tmp_path) as made:
         await made.agent.deploy(spec("a", request_id="id-1"))
         (domain,) = await made.hypervisor.domains()
         await made.agent.remove("a")
         made.hypervisor.gain(domain.found)
         await made.settle()
-        assert await made.hypervisor.domains() == []
-        assert list(made.agent.state.vms()) == []
+        assert [vm.name for vm in made.agent.state.vms()] == ["a"]
+        await made.check()
+
+
+async def test_who_waits_too_long_behind_others_is_told(tmp_path: Path) -> None:
+    async with rig(tmp_path, "hang@2", timeout_s=0.05) as made:
+        first = asyncio.create_task(made.agent.deploy(spec("a")))
+        others = [asyncio.create_task(made.agent.deploy(spec(f"b{n}"))) for n in range(3)]
+        with pytest.raises(HypervisorError):
+            await first
+        outcomes = await asyncio.gather(*others, return_exceptions=True)
+        assert all(isinstance(each, Deployment | Overloaded) for each in outcomes)
+        assert any(isinstance(each, Overloaded) for each in outcomes)
+        await made.settle()
+        await made.check()
 
 
 async def test_changes_behind_our_back_are_followed_and_pins_put_back(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ def test_what_was_committed_is_remembered(tmp_path: Path) -> None:
     journal.end(spec(), "deployed", 7, {TWO: (4, 0), THREE: (1,)})
     journal.begin("remove", spec())
     journal.end(spec(), "removed", 9, {THREE: ()})
+    journal.booted()
     journal.close()
     again = FileJournal(tmp_path, boot_id="boot-2")
     remembered = again.read()
@@ -52,6 +53,15 @@ def test_what_was_committed_is_remembered(tmp_path: Path) -> None:
     assert again.outcome("id-a") == "removed"
     assert again.outcome("id-b") is None
     again.close()
+
+
+def test_a_boot_counts_once_what_it_asks_for_is_done(tmp_path: Path) -> None:
+    started(tmp_path).close()
+    assert read_again(tmp_path).boot_id == ""
+    journal = started(tmp_path)
+    journal.booted()
+    journal.close()
+    assert read_again(tmp_path).boot_id == "boot-1"
 
 
 def test_what_was_begun_is_told_whole(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ class FileJournal:
                 continue
             try:
                 self._take_in(json.loads(line))
-            except (ValueError, KeyError, TypeError, AttributeError):
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 if number < len(lines):
                     _log.warning("%s, line %d is damaged and ignored", self._path, number)
         remembered = Remembered(
@@ -98,7 +98,6 @@ class FileJournal:
                 for action, spec in self._begun.values()
             ),
         )
-        self._last_boot = self._boot_id
         try:
             self._rewrite()
         except StoreUnavailable as problem:
@@ -131,6 +130,10 @@ class FileJournal:
         self._append_known(
             f'{{"note":true,"generation":{generation},"owned":{_owned_text(owned)}}}'
         )
+
+    def booted(self) -> None:
+        self._last_boot = self._boot_id
+        self._append_known(f'{{"booted":{_quoted(self._boot_id)}}}')
 
     async def cancel(self, request_id: str) -> None:
         self._append(f'{{"cancel":{_quoted(request_id)}}}')
@@ -197,7 +200,10 @@ class FileJournal:
 
     def _take_in(self, record: dict[str, Any]) -> None:
         """What one line of the file says."""
-        self._generation = max(self._generation, record.get("generation", 0))
+        generation = record.get("generation", 0)
+        if type(generation) is not int:
+            raise ValueError(generation)
+        self._generation = max(self._generation, generation)
         owned = record.get("owned", {})
         self._own({parse_level(level): tuple(cpus) for level, cpus in owned.items()})
         if "begin" in record:
@@ -207,6 +213,8 @@ class FileJournal:
             self._begun.pop(record["name"], None)
             if record.get("request"):
                 _remember(self._outcomes, record["request"], record["end"], _KEPT_OUTCOMES)
+        elif "booted" in record:
+            self._last_boot = record["booted"]
         elif "cancel" in record:
             _remember(self._cancelled, record["cancel"], None, _KEPT_CANCELLED)
         elif "snapshot" in record:

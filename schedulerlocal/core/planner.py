@@ -10,8 +10,7 @@ from __future__ import annotations
 from schedulercommon.model import Rejection, VmSpec
 from schedulerlocal.core.decisions import deployed, recounted, removed, resized_spec
 from schedulerlocal.core.state import HostState
-from schedulerlocal.core.steps import Adopt, Create, Pin, Plan, Remove, Resize, Step
-from schedulerlocal.core.topology import Cpus
+from schedulerlocal.core.steps import Adopt, Create, Pin, Plan, Remove, Resize, Step, moves
 
 
 def plan_deploy(state: HostState, spec: VmSpec) -> Plan | Rejection:
@@ -71,28 +70,17 @@ def transition(
     """
     narrow: list[Step] = []
     widen: list[Step] = []
-    moves = [(level, old, after.reach.get(level, ())) for level, old in before.reach.items()]
-    moves += [(level, (), new) for level, new in after.reach.items() if level not in before.reach]
-    for level, old, new in moves:
+    changes = [(level, old, after.reach.get(level, ())) for level, old in before.reach.items()]
+    changes += [(level, (), new) for level, new in after.reach.items() if level not in before.reach]
+    for level, old, new in changes:
         if old == new:
             continue
         there = before.subsets[level].vms if level in before.subsets else ()
         vms = tuple([v.spec.name for v in there if not v.foreign and v.spec.name != leaving])
-        kept = _common(old, new)
-        if kept and len(kept) < len(old):
-            narrow.append(Pin(level, vms, old, kept))
-            old = kept
-        if old != new:
-            # no CPU in common, a level that begins or one that ends: one move
-            widen.append(Pin(level, vms, old, new))
+        narrower, wider = moves(level, vms, old, new)
+        narrow += narrower
+        widen += wider
     return narrow, widen
-
-
-def _common(old: Cpus, new: Cpus) -> Cpus:
-    if not old or not new:
-        return ()
-    there = set(new)
-    return tuple([cpu for cpu in old if cpu in there])
 
 
 def plan_adopt(state: HostState, name: str, spec: VmSpec) -> Plan | Rejection:

@@ -14,7 +14,7 @@ from schedulercommon.levels import PREMIUM, Level, format_level
 from schedulerlocal.core.adoption import FoundVm, adopt
 from schedulerlocal.core.cpulist import format_cpulist
 from schedulerlocal.core.state import HostState, Vm, violations
-from schedulerlocal.core.steps import Pin, Step
+from schedulerlocal.core.steps import Pin, Step, moves
 from schedulerlocal.core.topology import Cpus
 
 
@@ -124,12 +124,7 @@ def _pins(
     narrow: list[Pin] = []
     widen: list[Pin] = []
     for level, pinned, names in wrong:
-        wanted = after.reach[level]
-        there = set(pinned)
-        kept = tuple([cpu for cpu in wanted if cpu in there])
-        if kept and len(kept) < len(pinned):
-            narrow.append(Pin(level, names, pinned, kept))
-            pinned = kept
-        if pinned != wanted:
-            widen.append(Pin(level, names, pinned, wanted))
+        narrower, wider = moves(level, names, pinned, after.reach[level])
+        narrow += narrower
+        widen += wider
     return narrow, widen

@@ -28,6 +28,22 @@ class Pin:
         return Pin(self.level, self.vms, before=self.after, after=self.before)
 
 
+def moves(
+    level: Level, vms: tuple[str, ...], before: Cpus, after: Cpus
+) -> tuple[list[Pin], list[Pin]]:
+    """The pins that lead from *before* to *after*: one that narrows, then one that widens.
+
+    Where the two have no CPU in common, and where a level begins or ends, it is one move.
+    """
+    there = set(after)
+    kept = tuple([cpu for cpu in before if cpu in there])
+    narrow: list[Pin] = []
+    if kept and len(kept) < len(before):
+        narrow.append(Pin(level, vms, before, kept))
+        before = kept
+    return narrow, [] if before == after else [Pin(level, vms, before, after)]
+
+
 @dataclass(frozen=True, slots=True)
 class Create:
     """Make the VM, pinned to *cpus*, and start it if that is wanted."""
