@@ -700,3 +700,9 @@ def test_sets_of_cpus_read_and_print_as_the_kernel_does(text: str, cpus: Cpus, s
 def test_what_is_no_set_of_cpus_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="write like 0-3,8"):
         parse_cpulist(text)
+
+
+def test_nodes_with_two_distances_are_as_far_apart_as_the_larger() -> None:
+    cpus = tuple(Cpu(id=number, node=number, siblings=(), caches=(number,)) for number in (0, 1))
+    topology = Topology(cpus, {0: (10, 20), 1: (32, 10)}, 1024, 1024)
+    assert topology.distances.tolist() == [[0, 42], [42, 0]]

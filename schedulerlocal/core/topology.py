@@ -100,6 +100,8 @@ class Topology:
             any_shared = np.zeros_like(first, dtype=bool)
         column = {node: place for place, node in enumerate(self.nodes)}
         matrix = np.array([self.numa_distances[node] for node in self.nodes], dtype=np.int64)
+        # firmware may tell two distances for two nodes; both directions pay the larger
+        matrix = np.maximum(matrix, matrix.T)
         where = np.array([column[cpu.node] for cpu in self.cpus])
         numa = matrix[where[:, None], where[None, :]]
         found: NDArray[np.int64] = np.where(
