@@ -9,7 +9,7 @@ of room is explained if the VMs there may have been meanwhile leave none.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil
@@ -88,8 +88,9 @@ class Unexplained(AssertionError):
     """No order of the requests explains the answers."""
 
 
-def explain(history: Iterable[Told]) -> None:
-    """Raises Unexplained if some name's answers have no explanation."""
+def explain(history: list[Told], room: Room) -> None:
+    """Raises Unexplained if some name's answers, or a refusal for want of *room*, cannot be."""
+    room.explain(history)
     by_name: dict[str, list[Told]] = defaultdict(list)
     for told in history:
         by_name[told.request.name].append(told)

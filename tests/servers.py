@@ -22,6 +22,8 @@ T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
 TOPOLOGY = ROOT / "debug" / "topology_i7-1185G7.json"
 START_S = 30.0
+IMAGE = "/var/lib/libvirt/images/hello.qcow2"
+SIMULATED = f"--topology={TOPOLOGY}"
 
 
 class Answer:
@@ -128,6 +130,40 @@ class Listener:
                 yield kind, json.loads(value)
 
 
+def body(name: str, vcpus: int = 1, level: str = "2", **more: object) -> dict[str, object]:
+    """A deploy as ``POST /v1/vms`` takes it."""
+    sizes = {"vcpus": vcpus, "memory_mib": 1024, "level": level, "image": IMAGE}
+    return {"name": name, **sizes, **more}
+
+
+class HostFile:
+    """The file of a simulated hypervisor, as its VMs' owner edits it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "host.json"
+
+    def settings(self, **more: str) -> dict[str, str]:
+        return {"SCL_SIMULATED_STATE": str(self.path), "SCL_DELAY": "0.1", **more}
+
+    @property
+    def vms(self) -> dict[str, dict[str, Any]]:
+        vms = json.loads(self.path.read_text())["vms"] if self.path.exists() else []
+        return {vm["name"]: vm for vm in vms}
+
+    def write(self, vms: Mapping[str, Mapping[str, object]]) -> None:
+        beside = self.path.with_suffix(".mine")
+        beside.write_text(json.dumps({"vms": [{"name": name, **vms[name]} for name in vms]}))
+        beside.replace(self.path)
+
+    def edit(self, name: str, **about: object) -> None:
+        """Change a VM or add one."""
+        vms = self.vms
+        self.write({**vms, name: {**vms.get(name, {}), **about}})
+
+    def drop(self, name: str) -> None:
+        self.write({each: about for each, about in self.vms.items() if each != name})
+
+
 def eventually(condition: Callable[[], T], within_s: float = START_S) -> T:
     """What *condition* answers once that is true of it; fails if it takes too long."""
     deadline_s = time.monotonic() + within_s
@@ -177,7 +213,7 @@ def local_service(
 ) -> Iterator[Service]:
     """A local scheduler with its journal and files under *directory*, ended at the end."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "schedulerlocal", *(arguments or (f"--topology={TOPOLOGY}",))],
+        [sys.executable, "-m", "schedulerlocal", *(arguments or (SIMULATED,))],
         cwd=directory,
         env=environment(directory, settings),
         stdout=subprocess.PIPE,
