@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Sequence
 
@@ -23,6 +22,9 @@ async def carry_out(
     that cannot be undone has been done the plan has succeeded: a later failure is returned, and
     the steps after it are still tried, unless the hypervisor stopped answering. *patience* is
     for all of them. ``clean`` on the error tells whether the way back held.
+
+    Cancelled, as at the end of the service, it stops where it is: what was begun is on record,
+    and the next start finishes it.
     """
     done: list[Step] = []
     failure: HypervisorError | None = None
@@ -54,11 +56,6 @@ async def carry_out(
         maybe = [step.inverse] if step is not None and step.inverse else []
         await _undo([*maybe, *back], hypervisor, patience)
         raise failure from problem
-    except asyncio.CancelledError:
-        back = way_back(done)
-        maybe = [step.inverse] if back is not None and step is not None and step.inverse else []
-        await asyncio.shield(_undo([*maybe, *(back or ())], hypervisor, patience))
-        raise
     return failure
 
 
