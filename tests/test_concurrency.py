@@ -18,6 +18,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from schedulercommon.model import VmState
 from schedulerlocal.adapters.journal import FileJournal
 from schedulerlocal.adapters.simulatedfaults import parse_faults
 from schedulerlocal.core.state import HostState, violations
@@ -328,3 +329,15 @@ async def test_who_waited_for_a_vm_removed_since_is_told_of_its_making(tmp_path:
         assert [answer.status for answer in answers] == [201, 200, 200]
         assert answers[2].json["name"] == "a"
         assert (await web.get("/listvm")).json == []
+
+
+async def test_a_verb_that_comes_too_late_is_refused(tmp_path: Path) -> None:
+    async with running(tmp_path, faults="slow@4:0.2") as web:
+        assert (await web.deploy("a")).status == 201
+        late = asyncio.create_task(web.post("/v1/vms/a/suspend"))
+        while web.hypervisor.points < 4:
+            await web.get("/healthz")
+        web.hypervisor.set_state("a", VmState.DOWN)
+        assert (await late).refusal == (409, "wrong-state")
+        (domain,) = await web.hypervisor.domains()
+        assert domain.state is VmState.DOWN

@@ -119,10 +119,11 @@ class SimulatedHypervisor:
         self._inventory.refresh()
         if name not in self._vms:
             raise UnknownVm(name)
-        after = state_after(name, verb, self._vms[name].state, force)
+        state_after(name, verb, self._vms[name].state, force)
 
         def powered(vm: SimulatedVm) -> SimulatedVm:
-            spec = vm.spec
+            # what the VM is doing may have changed while the call was late
+            spec, after = vm.spec, state_after(name, verb, vm.state, force)
             if verb is not Verb.SUSPEND:
                 spec = replace(spec, start=verb is not Verb.SHUTDOWN)
             if verb in (Verb.START, Verb.REBOOT, Verb.SHUTDOWN):
