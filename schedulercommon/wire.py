@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from decimal import Decimal
 from fractions import Fraction
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeGuard, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -43,13 +43,18 @@ _MOST_DIGITS = 30
 
 def _whole(value: object) -> object:
     """169.0 is 169; anything that is not whole is left for the field to refuse."""
-    if isinstance(value, Decimal) and abs(value.adjusted()) < _MOST_DIGITS:
-        return int(value) if value == value.to_integral_value() else value
+    if _is_plain(value) and value == value.to_integral_value():
+        return int(value)
     return value
 
 
+def _is_plain(value: object) -> TypeGuard[Decimal]:
+    """Whether *value* is a fraction of few digits; others would take long to write out."""
+    return isinstance(value, Decimal) and value.is_finite() and abs(value.adjusted()) < _MOST_DIGITS
+
+
 def _level(value: object) -> Level:
-    if isinstance(value, Decimal) and value.is_finite() and abs(value.adjusted()) < _MOST_DIGITS:
+    if _is_plain(value):
         return parse_level(format(value, "f"))
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**9:
         return parse_level(str(value))

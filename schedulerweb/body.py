@@ -43,8 +43,10 @@ async def read_document(request: web.Request) -> dict[str, Any]:
         ) from None
     except RecursionError:
         raise BadRequest("the body is nested too deeply; send one plain JSON object") from None
-    except ValueError:
-        raise BadRequest("the body holds a number of too many digits; write fewer") from None
+    except (ValueError, ArithmeticError):
+        raise BadRequest(
+            "the body holds a number that is too long or too large; write a plain one"
+        ) from None
     if not isinstance(document, dict):
         raise BadRequest('the body is not a JSON object; send one like {"name": "a"}')
     return document

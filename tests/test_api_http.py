@@ -80,6 +80,7 @@ MALFORMED: dict[str, tuple[bytes, tuple[int, str]]] = {
     "Infinity": (post(WHOLE.replace(b'"2"', b"-Infinity")), BAD),
     "10 000 digits": (post(WHOLE.replace(b"1024", b"1" * 10_000)), BAD),
     "exponent": (post(WHOLE.replace(b"1024", b"1e999999999")), BAD),
+    "exponent out of all bounds": (post(WHOLE.replace(b"1024", b"1e99999999999999999999")), BAD),
     "tiny exponent": (post(WHOLE.replace(b'"2"', b"1e-999999999")), BAD),
     "field twice": (post(WHOLE[:-1] + b', "name": "two"}'), BAD),
     "deep": (post(b"[" * 60_000), BAD),
