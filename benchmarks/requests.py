@@ -25,6 +25,7 @@ from schedulerlocal.adapters.journal import FileJournal
 from schedulerlocal.adapters.simulated import SimulatedHypervisor
 from schedulerlocal.adapters.topologyjson import read_topology
 from schedulerlocal.agent import HostAgent
+from schedulerlocal.collector import calm_collector
 from schedulerlocal.config import ServiceSettings
 from schedulerlocal.core.host import Host
 from schedulerlocal.keeper import HostKeeper
@@ -93,6 +94,7 @@ async def _measured(progress: Progress) -> list[Figure]:
         agent = await _filled_host(Path(directory))
         app = create_app(agent, ServiceSettings(name="here"))
         service = await serve(app, "127.0.0.1", 0)
+        calm_collector()
         client = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", _CLIENT),
             stdin=asyncio.subprocess.PIPE,

@@ -7,7 +7,6 @@ only then are changes taken. A signal ends it once the plan in hand is finished.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import signal
 import time
@@ -21,6 +20,7 @@ from schedulerlocal.adapters.monitoringcsv import LiveWriter, WholeRecords
 from schedulerlocal.adapters.simulated import SimulatedHypervisor, parse_faults
 from schedulerlocal.adapters.topologyjson import write_topology
 from schedulerlocal.agent import HostAgent
+from schedulerlocal.collector import calm_collector
 from schedulerlocal.config import ServiceSettings, journal_directory
 from schedulerlocal.core.host import Host
 from schedulerlocal.keeper import HostKeeper
@@ -92,9 +92,7 @@ async def _serve(host: Host, settings: ServiceSettings, files: ServiceFiles) -> 
         ]
         for task in tasks:
             stack.push_async_callback(_ended, task)
-        # what is there now stays; looking through it again and again would cost every request
-        gc.collect()
-        gc.freeze()
+        calm_collector()
         await stop.wait()
         _log.info("stopping: the plan in hand is finished first")
 

@@ -15,7 +15,6 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Mapping
-from functools import lru_cache
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -105,7 +104,7 @@ class FileJournal:
         return remembered
 
     def begin(self, action: str, spec: VmSpec) -> None:
-        self._append(f'{{"begin":"{action}","vm":{_spec_text(spec)}}}')
+        self._append(f'{{"begin":"{action}","vm":{json.dumps(spec_document(spec))}}}')
         self._begun[spec.name] = (action, spec)
 
     def end(
@@ -266,11 +265,6 @@ class FileJournal:
                 os.close(directory)
         except OSError as problem:
             raise self._unwritable(problem) from problem
-
-
-@lru_cache(maxsize=256)
-def _spec_text(spec: VmSpec) -> str:
-    return json.dumps(spec_document(spec), separators=(",", ":"))
 
 
 def _owned_text(owned: Mapping[Level, Cpus]) -> str:

@@ -184,8 +184,7 @@ class SimulatedHypervisor:
 
     async def _pin(self, step: Pin, undo: Undo) -> None:
         vms, pins, after = self._vms, self._pins, step.after
-        if not (self._faults.at or self._inventory.persistent) and vms.keys() >= set(step.vms):
-            # nothing can come between
+        if self._undisturbed and vms.keys() >= set(step.vms):
             self.points += len(step.vms)
             pins.update(dict.fromkeys(step.vms, after))
             return
@@ -208,6 +207,13 @@ class SimulatedHypervisor:
                 f"the hypervisor already has a VM named {name!r}; choose another name"
             )
         undo.append((name, None, ()))
+        if spec.start and self._undisturbed:
+            self.points += 1
+            self._inventory.put(
+                name, as_booted(spec, VmState.RUNNING, step.vm.memory_nodes), step.cpus
+            )
+            self.prepared.discard(name)
+            return
         defined = as_booted(spec, VmState.DOWN, step.vm.memory_nodes)
         self._inventory.put(name, defined, step.cpus)
         self._finish(due)
@@ -218,6 +224,10 @@ class SimulatedHypervisor:
     async def _remove(self, step: Remove, undo: Undo) -> None:
         name = step.vm.spec.name
         vm = self._vms.get(name)
+        if vm is not None and self._undisturbed:
+            self.points += 1 if vm.state is VmState.DOWN else 2
+            self._inventory.put(name, None, ())
+            return
         if vm is not None and vm.state is not VmState.DOWN:
             with suppress(_Gone):
                 await self._note(name, undo, _with_state(VmState.DOWN), "stop")
@@ -266,6 +276,11 @@ class SimulatedHypervisor:
         self._finish(due)
 
     # --- points and faults ------------------------------------------------------------------------
+
+    @property
+    def _undisturbed(self) -> bool:
+        """Whether nothing can come between two points, nor anybody see what is there between."""
+        return not (self._faults.at or self._inventory.persistent)
 
     def _next(self) -> tuple[Fault, ...]:
         """Come to the next point; returns what is due there."""

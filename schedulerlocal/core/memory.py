@@ -24,8 +24,10 @@ def choose_nodes(
     what exceeds even those (a host found over-committed) is put on the first.
     """
     node_of = host.topology.node_of
+    alone = [node for node in {node_of[cpu] for cpu in cpus} if free_by_node[node] >= memory_mib]
+    if len(alone) == 1:
+        return ((alone[0], memory_mib),)
     weight = Counter([node_of[cpu] for cpu in cpus])
-    alone = [node for node in weight if free_by_node[node] >= memory_mib]
     if alone:
         best = min(alone, key=lambda node: (-weight[node], node))
         return ((best, memory_mib),)
