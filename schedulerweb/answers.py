@@ -11,11 +11,13 @@ from multidict import CIMultiDict
 
 from schedulercommon.errors import HTTP_STATUS, RefusedError
 
-_HEADERS = {
-    "Content-Type": "application/json",
-    "X-Content-Type-Options": "nosniff",
-    "Server": "VMStack",
-}
+_HEADERS = CIMultiDict(
+    {
+        "Content-Type": "application/json",
+        "X-Content-Type-Options": "nosniff",
+        "Server": "VMStack",
+    }
+)
 _encode = json.JSONEncoder(separators=(", ", ": ")).encode
 
 DONE = b'{"success": true, "reason": null}'
@@ -30,7 +32,10 @@ def answer(
     body: bytes, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> web.Response:
     """An answer whose *body* is JSON already."""
-    return web.Response(body=body, status=status, headers=CIMultiDict(_HEADERS, **headers or {}))
+    all_headers = _HEADERS.copy()
+    if headers is not None:
+        all_headers.update(headers)
+    return web.Response(body=body, status=status, headers=all_headers)
 
 
 def refusal_body(code: str, reason: str) -> bytes:
