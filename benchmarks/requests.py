@@ -2,8 +2,9 @@
 
 The service is the real one over a simulated hypervisor in memory, with 60 VMs; beside it, in the
 same loop, an aiohttp application whose only handler answers nothing. One client in a process of
-its own keeps a connection to each and takes turns between them, so that both see the same
-machine. A figure is the median over rounds of a request's cost over that of an empty one.
+its own keeps a connection to each and asks them in turn, one request here, one there, so that
+both meet the same machine in the same state. A request's cost is the time between its bytes
+reaching the server and those of the next one doing so; figures are medians over requests.
 """
 
 from __future__ import annotations
@@ -11,11 +12,15 @@ from __future__ import annotations
 import asyncio
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from time import thread_time_ns
 
 from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
 
 from benchmarks import Figure, Progress
 from schedulercommon.levels import parse_level
@@ -34,9 +39,8 @@ TOPOLOGY = Path(__file__).resolve().parent.parent / "debug" / "topology_EPYC-766
 IMAGE = "/var/lib/libvirt/images/hello.qcow2"
 THERE = ((1, "1"), (2, "1"), (4, "2"), (2, "2"), (2, "3"), (4, "3"))
 VMS = 60
-ROUNDS = 60
-REQUESTS = 24
-"""Of one kind in a row."""
+ROUNDS = 150
+WARM_UP = 10
 PAIR_BOUND = 6
 READ_BOUND = 2
 
@@ -55,19 +59,18 @@ KINDS = {
     "/v1/vms/vm7": ("/v1/vms/vm7",),
 }
 
-# Reads "port count target target…" and sends that many requests, the targets in turn.
+# Reads "port target port target …" and sends those requests, one after another.
 _CLIENT = r"""
 import socket, sys
-from itertools import cycle, islice
 
 lines = {}
 for command in sys.stdin:
-    port, count, *targets = command.split()
-    if port not in lines:
-        lines[port] = socket.create_connection(("127.0.0.1", int(port)))
-        lines[port].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    line = lines[port]
-    for target in islice(cycle(targets), int(count)):
+    words = command.split()
+    for port, target in zip(words[::2], words[1::2]):
+        if port not in lines:
+            lines[port] = socket.create_connection(("127.0.0.1", int(port)))
+            lines[port].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        line = lines[port]
         line.sendall(b"GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" % target.encode())
         answer = line.recv(65536)
         while b"\r\n\r\n" not in answer:
@@ -114,42 +117,66 @@ async def _measured(progress: Progress) -> list[Figure]:
 
 def _figures(costs: dict[str, list[float]]) -> list[Figure]:
     bounds = dict.fromkeys(("/status", "/progress"), READ_BOUND) | {"deploy+remove": PAIR_BOUND}
-    figures = [Figure("an empty request", median(costs[""]), "µs")]
+    empty = median(costs[""])
+    figures = [Figure("an empty request", empty, "µs")]
     for kind in KINDS:
-        requests = 2 if kind == "deploy+remove" else 1
-        ratios = [
-            requests * cost / nothing for cost, nothing in zip(costs[kind], costs[""], strict=True)
-        ]
-        figures.append(Figure(f"{kind}, {VMS} VMs there", median(ratios), "×", bounds.get(kind)))
-        figures.append(Figure(kind, requests * median(costs[kind]), "µs"))
+        cost = median(costs[kind])
+        figures.append(Figure(f"{kind}, {VMS} VMs there", cost / empty, "×", bounds.get(kind)))
+        figures.append(Figure(kind, cost, "µs"))
     return figures
 
 
 async def _rounds(
     client: asyncio.subprocess.Process, ports: tuple[int, int], progress: Progress
 ) -> dict[str, list[float]]:
-    """Microseconds of this thread per request, by kind and round; "" is an empty one."""
+    """Microseconds of this thread per request, by kind; "" is an empty one, a pair is one."""
     costs: dict[str, list[float]] = {kind: [] for kind in ("", *KINDS)}
-    for number in range(ROUNDS + 1):
-        progress(f"asking, round {number} of {ROUNDS}")
-        for kind in costs:
-            targets = KINDS.get(kind, ("/",))
-            cost = await _cost_us(client, ports[bool(kind)], targets)
-            if number:  # the first round warms up
-                costs[kind].append(cost)
+    with _arrivals() as arrivals:
+        for number in range(ROUNDS + WARM_UP):
+            progress(f"asking, round {number} of {ROUNDS + WARM_UP}")
+            for kind, targets in KINDS.items():
+                asked = [
+                    each for target in targets for each in ((ports[0], "/"), (ports[1], target))
+                ]
+                # one more empty one, whose arrival ends the last one asked for
+                await _ask(client, [*asked, (ports[0], "/")])
+                spent = [(b - a) / 1000 for a, b in pairwise(arrivals)]
+                arrivals.clear()
+                if number < WARM_UP:
+                    continue
+                costs[""] += spent[::2]
+                if kind == "deploy+remove":
+                    ours = spent[1::2]
+                    costs[kind] += [a + b for a, b in zip(ours[::2], ours[1::2], strict=True)]
+                else:
+                    costs[kind] += spent[1::2]
     return costs
 
 
-async def _cost_us(
-    client: asyncio.subprocess.Process, port: int, targets: tuple[str, ...]
-) -> float:
+@contextmanager
+def _arrivals() -> Iterator[list[int]]:
+    """The CPU time of this thread, in ns, whenever a server's connection gets bytes."""
+    arrivals: list[int] = []
+    received = RequestHandler.data_received
+
+    def noted(self: RequestHandler, data: bytes) -> None:
+        arrivals.append(thread_time_ns())
+        received(self, data)
+
+    RequestHandler.data_received = noted  # type: ignore[method-assign]
+    try:
+        yield arrivals
+    finally:
+        RequestHandler.data_received = received  # type: ignore[method-assign]
+
+
+async def _ask(client: asyncio.subprocess.Process, asked: list[tuple[int, str]]) -> None:
     assert client.stdin is not None
     assert client.stdout is not None
-    begun = thread_time_ns()
-    client.stdin.write(f"{port} {REQUESTS} {' '.join(targets)}\n".encode())
+    words = " ".join(f"{port} {target}" for port, target in asked)
+    client.stdin.write(f"{words}\n".encode())
     if await client.stdout.readline() != b"done\n":
         raise RuntimeError("the client was refused; its complaint is above")
-    return (thread_time_ns() - begun) / REQUESTS / 1000
 
 
 def _empty_app() -> web.Application:
