@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from schedulercommon.levels import format_level, parse_level
 from schedulercommon.model import VmSpec
+
+_quoted = json.encoder.encode_basestring_ascii
 
 
 def spec_document(spec: VmSpec) -> dict[str, Any]:
@@ -36,6 +39,28 @@ def spec_document(spec: VmSpec) -> dict[str, Any]:
     if not spec.start:
         document["start"] = False
     return document
+
+
+def spec_text(spec: VmSpec) -> str:
+    """:func:`spec_document` as JSON text; an ordinary VM's is put together by hand, being
+    written at every change."""
+    ordinary = (
+        spec.start
+        and spec.image
+        and spec.request_id
+        and spec.disk == "overlay"
+        and spec.max_vcpus == spec.vcpus
+        and spec.max_memory_mib == spec.memory_mib
+        and not (spec.labels or spec.owner)
+        and spec.runs_at is spec.level
+    )
+    if not ordinary:
+        return json.dumps(spec_document(spec))
+    return (
+        f'{{"name":{_quoted(spec.name)},"vcpus":{spec.vcpus},"memory_mib":{spec.memory_mib},'
+        f'"level":"{format_level(spec.level)}","image":{_quoted(spec.image)},'
+        f'"request_id":{_quoted(spec.request_id)}}}'
+    )
 
 
 def read_spec(document: Mapping[str, Any]) -> VmSpec:

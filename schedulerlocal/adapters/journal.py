@@ -22,7 +22,7 @@ from typing import Any
 from schedulercommon.errors import ConfigError, InputError, StoreUnavailable
 from schedulercommon.levels import Level, format_level, parse_level
 from schedulercommon.model import VmSpec
-from schedulercommon.specdocument import read_spec, spec_document
+from schedulercommon.specdocument import read_spec, spec_document, spec_text
 from schedulerlocal.core.topology import Cpus
 from schedulerlocal.ports import Begun, Remembered
 
@@ -104,7 +104,7 @@ class FileJournal:
         return remembered
 
     def begin(self, action: str, spec: VmSpec) -> None:
-        self._append(f'{{"begin":"{action}","vm":{json.dumps(spec_document(spec))}}}')
+        self._append(f'{{"begin":"{action}","vm":{spec_text(spec)}}}')
         self._begun[spec.name] = (action, spec)
 
     def end(

@@ -35,9 +35,10 @@ def deployed(state: HostState, spec: VmSpec) -> HostState | Rejection:
 
 def removed(state: HostState, name: str) -> HostState:
     """*state* without the VM called *name*; raises UnknownVm."""
-    level = state.vm(name).spec.runs_at
+    vm = state.vm(name)
+    level = vm.spec.runs_at
     old = state.subsets[level]
-    vms = tuple([vm for vm in old.vms if vm.spec.name != name])
+    vms = tuple([each for each in old.vms if each is not vm])
     if not vms:
         return state.with_subset(level, _NOTHING)
     owned = _resized(state, level, old, vms, Subset(old.cpus, vms).size(level))

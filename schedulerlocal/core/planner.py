@@ -70,16 +70,17 @@ def transition(
     """
     narrow: list[Step] = []
     widen: list[Step] = []
-    changes = [(level, old, after.reach.get(level, ())) for level, old in before.reach.items()]
-    changes += [(level, (), new) for level, new in after.reach.items() if level not in before.reach]
-    for level, old, new in changes:
-        if old == new:
-            continue
-        there = before.subsets[level].vms if level in before.subsets else ()
-        vms = tuple([v.spec.name for v in there if not v.foreign and v.spec.name != leaving])
-        narrower, wider = moves(level, vms, old, new)
-        narrow += narrower
-        widen += wider
+    for level, subset in before.subsets.items():
+        old, new = before.reach[level], after.reach.get(level, ())
+        if old is not new and old != new:
+            names = subset.our_names
+            vms = names if leaving is None else tuple([each for each in names if each != leaving])
+            narrower, wider = moves(level, vms, old, new)
+            narrow += narrower
+            widen += wider
+    for level, new in after.reach.items():
+        if level not in before.subsets:
+            widen.append(Pin(level, (), (), new))
     return narrow, widen
 
 

@@ -90,6 +90,11 @@ class Subset:
         return promised
 
     @kept
+    def our_names(self) -> tuple[str, ...]:
+        """The names of the VMs that may be re-pinned."""
+        return tuple([vm.spec.name for vm in self.vms if not vm.foreign])
+
+    @kept
     def by_name(self) -> Mapping[str, Vm]:
         return {vm.spec.name: vm for vm in self.vms}
 
