@@ -58,7 +58,8 @@ class EventLog:
         """
         return Subscription(self, self._next if after is None else min(after, self._next))
 
-    async def _more(self, after: int) -> Event:
+    async def next_after(self, after: int) -> Event:
+        """The first event kept that came after *after*, once there is one."""
         while self._next <= after or not self._events:
             self._news.clear()
             await self._news.wait()
@@ -83,6 +84,6 @@ class Subscription:
         return self
 
     async def __anext__(self) -> Event:
-        event = await self._log._more(self._after)  # noqa: SLF001
+        event = await self._log.next_after(self._after)
         self._after = event.sequence
         return event
