@@ -2,7 +2,7 @@
 # PYTHON=python3.13 chooses the interpreter of .venv.
 
 PY := .venv/bin/python
-PACKAGES := schedulercommon schedulerweb schedulerlocal schedulerglobal schedulerclient clustersim
+PACKAGES := schedulercommon schedulerprocess schedulerweb schedulerlocal schedulerglobal schedulerclient clustersim
 # Only folders that have Python in them: mypy takes an empty one for a mistake.
 TYPED := $(foreach folder,$(PACKAGES) benchmarks scripts,$(if $(wildcard $(folder)/*.py),$(folder)))
 # The decisions; their tests must reach nearly every branch.

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks import BENCHMARKS, Figure
 from schedulercommon.errors import OutputError, UsageError, VmStackError
-from schedulerlocal.options import Options, exit_code
+from schedulerprocess.options import Options, exit_code
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmarks"
 

@@ -30,10 +30,10 @@ from schedulerlocal.adapters.journal import FileJournal
 from schedulerlocal.adapters.simulated import SimulatedHypervisor
 from schedulerlocal.adapters.topologyjson import read_topology
 from schedulerlocal.agent import HostAgent
-from schedulerlocal.collector import calm_collector
 from schedulerlocal.config import ServiceSettings
 from schedulerlocal.core.host import Host
 from schedulerlocal.keeper import HostKeeper
+from schedulerprocess.collector import calm_collector
 
 TOPOLOGY = Path(__file__).resolve().parent.parent / "debug" / "topology_EPYC-7662.json"
 IMAGE = "/var/lib/libvirt/images/hello.qcow2"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from schedulercommon.errors import ConfigError, UsageError
-from schedulerlocal.options import Options, exit_code
+from schedulerprocess.options import Options, exit_code
 
 _EPILOG = r"""
 settings come from the environment and from .env; see the template dotenv.
@@ -78,9 +78,10 @@ def main(arguments: Sequence[str]) -> None:
 
 def _replay(topology: str, trace: Path, output: Path, *, write: bool) -> None:
     from schedulerlocal.adapters.topologyjson import read_topology
-    from schedulerlocal.config import HostSettings, read_environment
+    from schedulerlocal.config import HostSettings
     from schedulerlocal.hostsetup import set_up_host
     from schedulerlocal.replaycommand import ReplayFiles, run_replay
+    from schedulerprocess.settings import read_environment
 
     settings = HostSettings.from_env(read_environment())
     host = set_up_host(read_topology(Path(topology)), settings, real=False)
@@ -90,9 +91,10 @@ def _replay(topology: str, trace: Path, output: Path, *, write: bool) -> None:
 def _serve(topology: str | None, output: Path, *, write: bool) -> None:
     from schedulerlocal.adapters.sysfs import read_sysfs
     from schedulerlocal.adapters.topologyjson import read_topology
-    from schedulerlocal.config import HostSettings, ServiceSettings, read_environment
+    from schedulerlocal.config import HostSettings, ServiceSettings
     from schedulerlocal.hostsetup import set_up_host
     from schedulerlocal.service import ServiceFiles, run_service
+    from schedulerprocess.settings import read_environment
 
     env = read_environment()
     settings = ServiceSettings.from_env(env)

@@ -31,9 +31,9 @@ from schedulerlocal.core.lifecycle import Verb, state_after
 from schedulerlocal.core.planner import plan_adopt, plan_deploy, plan_recount, plan_remove
 from schedulerlocal.core.state import HostState, Vm
 from schedulerlocal.core.steps import Plan
-from schedulerlocal.events import EventLog
 from schedulerlocal.keeper import HostKeeper
 from schedulerlocal.ports import Domain
+from schedulerprocess.events import EventLog
 
 _log = logging.getLogger(__name__)
 

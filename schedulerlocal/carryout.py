@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from schedulercommon.errors import HypervisorError
 from schedulerlocal.core.steps import Step, way_back
-from schedulerlocal.patience import Patience
 from schedulerlocal.ports import Hypervisor
+from schedulerprocess.patience import Patience
 
 _log = logging.getLogger(__name__)
 

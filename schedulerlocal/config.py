@@ -1,27 +1,26 @@
-"""Settings: the environment, which wins, and ``.env``; read once, checked once, one type.
-
-Only this module looks at the environment.
-"""
+"""What the operator decided about a host and its service: read once, checked once, typed."""
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-from dotenv import dotenv_values
-
-from schedulercommon.errors import ConfigError
-from schedulercommon.levels import parse_decimal
-from schedulercommon.model import NAME
 from schedulerlocal.core.cpulist import parse_cpulist
 from schedulerlocal.core.topology import Cpus
-
-T = TypeVar("T")
-D = TypeVar("D")
+from schedulerprocess.settings import (
+    one_of,
+    parse_count,
+    parse_file,
+    parse_folders,
+    parse_name,
+    parse_port,
+    parse_seconds,
+    parse_switch,
+    read_setting,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,52 +42,13 @@ class HostSettings:
     def from_env(cls, env: Mapping[str, str]) -> HostSettings:
         """Raises ConfigError, naming the setting."""
         return cls(
-            smt_isolation=_read(env, "SCL_SMT_ISOLATION", parse_switch, False),
-            critical_size=_read(env, "OVSB_CRITICAL_SIZE", parse_count, 6),
-            excluded_cpus=_read(env, "TOPO_EXCLUDE", parse_cpulist, ()),
-            host_cpus=_read(env, "SCL_HOST_CPUS", parse_cpulist, ()),
-            vm_overhead_mib=_read(env, "SCL_VM_OVERHEAD_MIB", parse_count, None),
-            reserved_memory_mib=_read(env, "SCL_RESERVED_MEMORY_MIB", parse_count, None),
+            smt_isolation=read_setting(env, "SCL_SMT_ISOLATION", parse_switch, False),
+            critical_size=read_setting(env, "OVSB_CRITICAL_SIZE", parse_count, 6),
+            excluded_cpus=read_setting(env, "TOPO_EXCLUDE", parse_cpulist, ()),
+            host_cpus=read_setting(env, "SCL_HOST_CPUS", parse_cpulist, ()),
+            vm_overhead_mib=read_setting(env, "SCL_VM_OVERHEAD_MIB", parse_count, None),
+            reserved_memory_mib=read_setting(env, "SCL_RESERVED_MEMORY_MIB", parse_count, None),
         )
-
-
-def read_environment(dotenv_file: Path = Path(".env")) -> dict[str, str]:
-    """What ``.env`` says, overruled by the environment; empty values count as not set.
-
-    Raises ConfigError if the file is there and cannot be read.
-    """
-    try:
-        found = dotenv_values(dotenv_file, interpolate=False) if dotenv_file.exists() else {}
-    except (OSError, UnicodeDecodeError) as problem:
-        raise ConfigError(
-            f"cannot read {dotenv_file}: {problem}; make it a readable text file or remove it"
-        ) from problem
-    merged = {**found, **os.environ}
-    return {name: value.strip() for name, value in merged.items() if value and value.strip()}
-
-
-def _read(env: Mapping[str, str], name: str, parse: Callable[[str], T], default: D) -> T | D:
-    text = env.get(name)
-    if text is None:
-        return default
-    try:
-        return parse(text)
-    except ValueError as problem:
-        raise ConfigError(f"{name}: {problem}; see dotenv for what it takes") from problem
-
-
-def parse_count(text: str) -> int:
-    """A whole number, 0 or more, in ASCII digits; raises ValueError with a sentence."""
-    if not (text.isascii() and text.isdigit() and len(text) <= 15):
-        raise ValueError(f"{text[:40]!r} is not a whole number, 0 or more")
-    return int(text)
-
-
-def parse_switch(text: str) -> bool:
-    """1 or 0; raises ValueError with a sentence."""
-    if text not in ("0", "1"):
-        raise ValueError(f"{text[:40]!r} is neither 0 (off) nor 1 (on)")
-    return text == "1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,20 +75,20 @@ class ServiceSettings:
     def from_env(cls, env: Mapping[str, str]) -> ServiceSettings:
         """Raises ConfigError, naming the setting."""
         return cls(
-            name=_read(env, "SCL_NAME", parse_name, socket.gethostname()),
-            address=_read(env, "SCL_URL", str, "127.0.0.1"),
-            port=_read(env, "SCL_PORT", parse_port, 8099),
-            delay_s=_read(env, "SCL_DELAY", parse_seconds, 15.0),
-            hypervisor=_read(env, "SCL_HYPERVISOR", one_of("libvirt", "simulated"), ""),
-            simulated_state=_read(env, "SCL_SIMULATED_STATE", parse_file, None),
-            simulated_faults=_read(env, "SCL_SIMULATED_FAULTS", str, ""),
-            state_dir=_read(env, "SCL_STATE_DIR", Path, None),
-            image_dirs=_read(
+            name=read_setting(env, "SCL_NAME", parse_name, socket.gethostname()),
+            address=read_setting(env, "SCL_URL", str, "127.0.0.1"),
+            port=read_setting(env, "SCL_PORT", parse_port, 8099),
+            delay_s=read_setting(env, "SCL_DELAY", parse_seconds, 15.0),
+            hypervisor=read_setting(env, "SCL_HYPERVISOR", one_of("libvirt", "simulated"), ""),
+            simulated_state=read_setting(env, "SCL_SIMULATED_STATE", parse_file, None),
+            simulated_faults=read_setting(env, "SCL_SIMULATED_FAULTS", str, ""),
+            state_dir=read_setting(env, "SCL_STATE_DIR", Path, None),
+            image_dirs=read_setting(
                 env, "SCL_IMAGE_DIRS", parse_folders, (Path("/var/lib/libvirt/images"),)
             ),
-            token_file=_read(env, "SCL_TOKEN_FILE", Path, None),
-            repair=_read(env, "SCL_REPAIR", one_of("on", "report"), "on") == "on",
-            call_timeout_s=_read(env, "SCL_CALL_TIMEOUT", parse_seconds, 60.0),
+            token_file=read_setting(env, "SCL_TOKEN_FILE", Path, None),
+            repair=read_setting(env, "SCL_REPAIR", one_of("on", "report"), "on") == "on",
+            call_timeout_s=read_setting(env, "SCL_CALL_TIMEOUT", parse_seconds, 60.0),
         )
 
 
@@ -145,53 +105,3 @@ def journal_directory(settings: ServiceSettings, simulated: bool) -> Path:
     usual = Path("/var/lib/vmstack")
     parent = usual if usual.exists() else usual.parent
     return usual if os.access(parent, os.W_OK) else Path(".vmstack")
-
-
-def parse_name(text: str) -> str:
-    """A host's name; raises ValueError with a sentence."""
-    if not NAME.fullmatch(text):
-        raise ValueError(f"{text[:70]!r} is not a name of letters, digits, '.', '_' and '-'")
-    return text
-
-
-def parse_port(text: str) -> int:
-    """A TCP port, 0 for any free one; raises ValueError with a sentence."""
-    port = parse_count(text)
-    if port > 65535:
-        raise ValueError(f"{port} is not a port; ports go up to 65535")
-    return port
-
-
-def parse_seconds(text: str) -> float:
-    """A duration above 0, at most a day; raises ValueError with a sentence."""
-    seconds = float(parse_decimal(text))
-    if not 0 < seconds <= 86_400:
-        raise ValueError(f"{text!r} is not between 0 and 86400 seconds")
-    return seconds
-
-
-def parse_file(text: str) -> Path:
-    """The path of a file; raises ValueError with a sentence."""
-    path = Path(text)
-    if path.name in ("", ".."):
-        raise ValueError(f"{text[:70]!r} is a folder; name a file")
-    return path
-
-
-def parse_folders(text: str) -> tuple[Path, ...]:
-    """Absolute paths parted by colons; raises ValueError with a sentence."""
-    folders = tuple(Path(part) for part in text.split(":") if part)
-    if not folders or not all(folder.is_absolute() for folder in folders):
-        raise ValueError(f"{text!r} is not a list of absolute paths parted by colons")
-    return folders
-
-
-def one_of(*allowed: str) -> Callable[[str], str]:
-    """A parser for one of a few words."""
-
-    def parse(text: str) -> str:
-        if text not in allowed:
-            raise ValueError(f"{text[:40]!r} is none of {', '.join(allowed)}")
-        return text
-
-    return parse

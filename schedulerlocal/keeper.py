@@ -23,9 +23,9 @@ from schedulerlocal.core.reconcile import Finding, Reconciliation, reconcile, wa
 from schedulerlocal.core.state import HostState, Vm
 from schedulerlocal.core.steps import Plan, Remove
 from schedulerlocal.core.topology import Cpus
-from schedulerlocal.events import EventLog
-from schedulerlocal.patience import Patience
 from schedulerlocal.ports import Begun, Domain, Hypervisor, Journal
+from schedulerprocess.events import EventLog
+from schedulerprocess.patience import Patience
 
 T = TypeVar("T")
 

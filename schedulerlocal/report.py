@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from schedulercommon.levels import format_level
-from schedulerlocal.options import Options, exit_code
 from schedulerlocal.report_series import (
     LevelSeries,
     Monitoring,
@@ -25,6 +24,7 @@ from schedulerlocal.report_series import (
     read_monitoring,
     read_rejections,
 )
+from schedulerprocess.options import Options, exit_code
 
 _SUMMARY = "Draw a monitoring CSV as report.png and report.svg, and print its totals."
 

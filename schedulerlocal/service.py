@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -20,11 +19,13 @@ from schedulerlocal.adapters.monitoringcsv import LiveWriter, WholeRecords
 from schedulerlocal.adapters.simulated import SimulatedHypervisor, parse_faults
 from schedulerlocal.adapters.topologyjson import write_topology
 from schedulerlocal.agent import HostAgent
-from schedulerlocal.collector import calm_collector
 from schedulerlocal.config import ServiceSettings, journal_directory
 from schedulerlocal.core.host import Host
 from schedulerlocal.keeper import HostKeeper
 from schedulerlocal.monitoring import Monitor
+from schedulerprocess.collector import calm_collector
+from schedulerprocess.lifetime import ended, stop_on_signals, stopped_before
+from schedulerweb.server import urls
 
 _log = logging.getLogger(__name__)
 
@@ -44,10 +45,7 @@ def run_service(host: Host, settings: ServiceSettings, files: ServiceFiles) -> N
 
 
 async def _serve(host: Host, settings: ServiceSettings, files: ServiceFiles) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = stop_on_signals()
     hypervisor = SimulatedHypervisor(
         host,
         state_file=settings.simulated_state,
@@ -71,12 +69,11 @@ async def _serve(host: Host, settings: ServiceSettings, files: ServiceFiles) -> 
         stack.push_async_callback(agent.close)
         runner = await serve(create_app(agent, settings), settings.address, settings.port)
         stack.push_async_callback(runner.cleanup)
-        for host_address, port, *_ in runner.addresses:
-            shown = f"[{host_address}]" if ":" in host_address else host_address
-            _log.info("listening on http://%s:%d", shown, port)
+        for url in urls(runner):
+            _log.info("listening on %s", url)
         starting = asyncio.create_task(keeper.start(), name="start")
-        stack.push_async_callback(_ended, starting)
-        if await _stopped_before(stop, starting):
+        stack.push_async_callback(ended, starting)
+        if await stopped_before(stop, starting):
             _log.info("stopping: it was not ready yet")
             return
         _log.info("local scheduler of %s is ready; VMs found: %d", agent.name, len(agent.states))
@@ -91,22 +88,10 @@ async def _serve(host: Host, settings: ServiceSettings, files: ServiceFiles) -> 
             asyncio.create_task(monitor.run(settings.delay_s, asyncio.sleep), name="monitoring"),
         ]
         for task in tasks:
-            stack.push_async_callback(_ended, task)
+            stack.push_async_callback(ended, task)
         calm_collector()
         await stop.wait()
         _log.info("stopping: the plan in hand is finished first")
-
-
-async def _stopped_before(stop: asyncio.Event, task: asyncio.Task[None]) -> bool:
-    """Wait for *stop* or the end of *task*, whose fault is raised; whether it was *stop*."""
-    stopping = asyncio.create_task(stop.wait())
-    try:
-        await asyncio.wait((stopping, task), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        stopping.cancel()
-    if task.done():
-        task.result()
-    return not task.done()
 
 
 def _cleared(recording: Path) -> Path:
@@ -116,11 +101,6 @@ def _cleared(recording: Path) -> Path:
             path.replace(path.with_name(path.name + ".old"))
             _log.info("%s of an earlier run is kept as %s.old", path, path.name)
     return recording
-
-
-async def _ended(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 def _boot_id() -> str:

@@ -25,7 +25,7 @@ from schedulercommon.levels import Level, format_level, gb_to_mib
 from schedulercommon.sizing import cpus_needed
 from schedulerlocal.adapters.tracecsv import HEADER
 from schedulerlocal.core.usageclasses import PEAK_HOUR, USAGE
-from schedulerlocal.options import Options, exit_code
+from schedulerprocess.options import Options, exit_code
 
 LEVELS = (Fraction(1), Fraction(2), Fraction(3))
 SUMMARY = "Make a monitoring trace of a host, drawn from published statistics."

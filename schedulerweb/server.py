@@ -161,6 +161,14 @@ async def serve(
     return runner
 
 
+def urls(runner: Runner) -> list[str]:
+    """Where *runner* listens, as a client would write it."""
+    return [
+        f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+        for address, port, *_ in runner.addresses
+    ]
+
+
 def _unreadable(exc: BaseException | None, message: str | None) -> RefusedError:
     if isinstance(exc, http_exceptions.LineTooLong):
         return TooLarge(

@@ -12,10 +12,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = (
-    *("schedulercommon", "schedulerweb", "schedulerlocal", "schedulerglobal"),
-    *("schedulerclient", "clustersim"),
+    *("schedulercommon", "schedulerprocess", "schedulerweb", "schedulerlocal"),
+    *("schedulerglobal", "schedulerclient", "clustersim"),
 )
 TIERS = ("schedulerlocal", "schedulerglobal")
+SHARED = {"schedulercommon", "schedulerprocess", "schedulerweb"}
 
 # Pure folders, and what of our own each may import. Folders that are not there yet have no files.
 PURE = {
@@ -133,7 +134,7 @@ def test_schedulercommon_knows_neither_tier() -> None:
 
 @pytest.mark.parametrize("tier", TIERS)
 def test_tiers_do_not_know_each_other(tier: str) -> None:
-    others = set(PACKAGES) - {tier, "schedulercommon", "schedulerweb"}
+    others = set(PACKAGES) - SHARED - {tier}
     wrong = [
         f"{module_name(path)}:{line} {name}"
         for path in python_files(tier)
@@ -167,8 +168,7 @@ def reads_environment(source: str) -> bool:
 
 def test_only_configuration_reads_the_environment() -> None:
     readers = {module_name(path) for path in ALL_FILES if reads_environment(path.read_text())}
-    assert "schedulerlocal.config" in readers
-    assert {name.rpartition(".")[2] for name in readers} == {"config"}
+    assert readers == {"schedulerprocess.settings"}
 
 
 def test_no_file_outgrows_a_reader() -> None:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from schedulerlocal.events import EventLog, Subscription
+from schedulerprocess.events import EventLog, Subscription
 
 NOW_S = 5.0
 FIRST = 5_001

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from schedulerlocal.__main__ import main
 from schedulerlocal.adapters.tracecsv import COLUMNS
-from schedulerlocal.options import exit_code
+from schedulerprocess.options import exit_code
 
 ROOT = Path(__file__).resolve().parent.parent
 LAPTOP = ROOT / "debug" / "topology_i7-1185G7.json"

@@ -15,8 +15,8 @@ from schedulerlocal.adapters.published import Kept, known_name, known_state
 from schedulerlocal.agent import HostAgent
 from schedulerlocal.core.lifecycle import Verb
 from schedulerlocal.core.state import Vm
-from schedulerlocal.events import Subscription
 from schedulerlocal.views import doing, host_document, vm_document, vm_documents
+from schedulerprocess.events import Subscription
 from schedulerweb.answers import DONE, answer, json_bytes, with_etag
 from schedulerweb.body import read_document
 from schedulerweb.query import read_parameters, shown

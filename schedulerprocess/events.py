@@ -1,4 +1,4 @@
-"""What happened on this host, kept for a while and told to whoever listens."""
+"""What happened here, kept for a while and told to whoever listens."""
 
 from __future__ import annotations
 
