@@ -6,7 +6,7 @@ PACKAGES := schedulercommon schedulerprocess schedulerweb schedulerlocal schedul
 # Only folders that have Python in them: mypy takes an empty one for a mistake.
 TYPED := $(foreach folder,$(PACKAGES) benchmarks scripts,$(if $(wildcard $(folder)/*.py),$(folder)))
 # The decisions; their tests must reach nearly every branch.
-PURE := schedulercommon schedulerlocal.core
+PURE := schedulercommon schedulerlocal.core schedulerglobal.core
 
 TRACE := results/monitoring.csv
 TOPOLOGY := debug/topology_EPYC-7662-exp.json

@@ -121,5 +121,8 @@ class HostStatus:
     allocated_memory_mib: int
     """Per-VM overhead included."""
     levels: tuple[LevelStatus, ...]
+    vm_overhead_mib: int = 0
+    """Memory the host counts for each VM beyond its own."""
+    vms: int = 0
     usage_ratio: float = 0.0
     """Measured, 0 to 1; never used for admission."""

@@ -26,7 +26,7 @@ PURE = {
 }
 THIRD_PARTY = {"numpy"}
 # Single files that may use one library more.
-EXTRA = {"schedulercommon/wire.py": {"pydantic"}}
+EXTRA = {f"schedulercommon/{file}.py": {"pydantic"} for file in ("wire", "clusterwire")}
 # What acts, waits, watches the clock, rolls dice or looks around.
 WORLDLY = {
     *("asyncio", "concurrent", "contextvars", "ctypes", "glob", "http", "io", "logging"),

@@ -1,0 +1,1 @@
+"""What people and programs drive a cluster with: a typed library and a command line."""

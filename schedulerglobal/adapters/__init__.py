@@ -1,0 +1,1 @@
+"""What connects the global scheduler to the world: routes, hosts, stores."""

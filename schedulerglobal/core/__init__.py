@@ -1,0 +1,1 @@
+"""Pure decisions about a cluster: no clock, no network, no store."""

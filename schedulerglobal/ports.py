@@ -1,0 +1,156 @@
+"""What the global scheduler needs of the world: hosts that answer, and a store that keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+from schedulercommon.model import HostStatus, VmSpec
+from schedulerglobal.core.outcomes import Reply
+from schedulerglobal.core.promises import Promise
+
+
+class NotSent(Exception):  # says what happened
+    """The connection was refused, so nothing was asked. ``str()`` of it says why."""
+
+
+class NoAnswer(Exception):
+    """No whole answer came: too late, cut off, or none that is HTTP. What was asked may be done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a host says of itself."""
+
+    status: HostStatus
+    names: frozenset[str]
+    """Of the VMs there."""
+    etag: str
+    """To ask again with; empty if the host has none."""
+    typed: bool
+    """Whether it knows the routes under ``/v1/``, or only the published ones."""
+
+
+class HostClient(Protocol):
+    """Talks to local schedulers. Every call ends within a time limit; all raise NotSent or
+    NoAnswer, and none is tried twice."""
+
+    async def look(self, url: str, before: Report | None) -> Report | None:
+        """How the host is; None if nothing moved since *before*. Raises NoAnswer also for an
+        answer that is not a local scheduler's."""
+        ...
+
+    async def deploy(self, url: str, spec: VmSpec, *, typed: bool) -> Reply:
+        """Ask for *spec*, whose ``request_id`` is the attempt's."""
+        ...
+
+    async def remove(self, url: str, name: str, *, typed: bool) -> Reply: ...
+
+    async def cancel(self, url: str, attempt: str) -> Reply:
+        """Have *attempt* refused from now on, and be told what became of it."""
+        ...
+
+    async def names(self, url: str) -> frozenset[str]:
+        """The VMs there."""
+        ...
+
+    async def ask(
+        self, url: str, method: str, path: str, document: Mapping[str, Any] | None = None
+    ) -> Reply:
+        """Pass a request on."""
+        ...
+
+
+class Wanted(StrEnum):
+    """What the operator wants of a host."""
+
+    OPEN = "open"
+    DRAINING = "draining"
+    """Nothing new goes there."""
+    MAINTENANCE = "maintenance"
+    """Nothing new goes there either, and it may be away."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostRecord:
+    """What is remembered of a host."""
+
+    name: str
+    url: str
+    """``http://host:port``, nothing after it."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    wanted: Wanted = Wanted.OPEN
+    fenced: bool = False
+    """Its operator asserted that nothing runs there."""
+    added: bool = False
+    """By a request, and so to be polled whether or not the list of hosts names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PutPromise:
+    """Insert the promise of that key, or replace it."""
+
+    promise: Promise
+
+
+@dataclass(frozen=True, slots=True)
+class PutHost:
+    """Insert the host of that name, or replace it."""
+
+    host: HostRecord
+
+
+@dataclass(frozen=True, slots=True)
+class DropHost:
+    """Forget a host."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class RenameHost:
+    """The host called *old*, and every promise on it, is called *new* from now on."""
+
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetGone:
+    """Forget promises that were gone before that time (s since the epoch)."""
+
+    before_s: float
+
+
+Change = PutPromise | PutHost | DropHost | RenameHost | ForgetGone
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a store held when it was opened."""
+
+    hosts: tuple[HostRecord, ...]
+    """In the order they were first put."""
+    promises: tuple[Promise, ...]
+    """Those that are not gone, in the order they were first put."""
+
+
+class Store(Protocol):
+    """Keeps promises and hosts through crashes. Used by one global scheduler at a time."""
+
+    async def open(self) -> Contents:
+        """Raises ConfigError for a store of another kind or of a newer version, InputError for a
+        damaged one, StoreUnavailable for one that is locked, read-only, full or away."""
+        ...
+
+    async def write(self, *changes: Change) -> None:
+        """All of *changes*, in this order, or none; on disk when it returns.
+
+        Raises NameTaken if a promise's name belongs to another that is not gone, StoreUnavailable
+        if the store cannot take them now.
+        """
+        ...
+
+    async def close(self) -> None: ...
