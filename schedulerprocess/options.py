@@ -24,7 +24,7 @@ class _StoreOnce(argparse.Action):
         values: Any,
         option_string: str | None = None,
     ) -> None:
-        if option_string and getattr(namespace, self.dest) is not self.default:
+        if option_string and getattr(namespace, self.dest, self.default) is not self.default:
             parser.error(f"{option_string} is given twice; give it once")
         setattr(namespace, self.dest, values)
 
@@ -43,10 +43,13 @@ class Options(argparse.ArgumentParser):
         raise UsageError(f"{message}; see {self.prog} --help")
 
 
-def exit_code(command: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:
-    """Run *command* and turn its faults into one line on standard error and an exit code."""
+def exit_code(command: Callable[[Sequence[str]], int | None], arguments: Sequence[str]) -> int:
+    """Run *command* and turn its faults into one line on standard error and an exit code.
+
+    A command that knows more ways to end than these returns its exit code itself.
+    """
     try:
-        command(arguments)
+        code = command(arguments)
         sys.stdout.flush()
     except UsageError as problem:
         sys.stderr.write(f"{problem}\n")
@@ -69,7 +72,7 @@ def exit_code(command: Callable[[Sequence[str]], None], arguments: Sequence[str]
             f"cannot write to standard output: {problem.strerror}; send it elsewhere\n"
         )
         return FAILED
-    return DONE
+    return DONE if code is None else code
 
 
 def _drop_output() -> None:

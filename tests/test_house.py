@@ -25,13 +25,13 @@ SETTINGS = """
     SCL_SIMULATED_FAULTS SCL_CALL_TIMEOUT SCL_STATE_DIR SCL_IMAGE_DIRS SCL_DISK_DIR SCL_TOKEN_FILE
     SCL_REPAIR SCL_CPU_MODEL QEMU_URL QEMU_LOC QEMU_MACHINE QEMU_TYPE QEMU_TEMPLATE QEMU_NETWORK
     SCG_URL SCG_PORT SCG_DELAY SCG_NODE_URL_LIST SCG_TOKEN_FILE SCG_LOCAL_TOKEN_FILE SCG_STORE
-    SCG_POLICY
+    SCG_POLICY VMSTACK_URL VMSTACK_TOKEN_FILE
 """.split()
 # Worked out at start, or none: their lines are commented out.
 COMPUTED = """
     SCL_VM_OVERHEAD_MIB SCL_RESERVED_MEMORY_MIB SCL_NAME SCL_HYPERVISOR SCL_SIMULATED_STATE
     SCL_STATE_DIR SCL_DISK_DIR SCL_TOKEN_FILE SCL_CPU_MODEL QEMU_LOC QEMU_MACHINE QEMU_TEMPLATE
-    SCG_TOKEN_FILE SCG_LOCAL_TOKEN_FILE SCG_POLICY
+    SCG_TOKEN_FILE SCG_LOCAL_TOKEN_FILE SCG_POLICY VMSTACK_TOKEN_FILE
 """.split()
 
 
@@ -65,9 +65,10 @@ def test_dotenv_values_are_the_defaults() -> None:
 
 
 def test_dotenv_has_what_the_code_reads() -> None:
+    setting = r'"((?:SCL|SCG|QEMU|TOPO|OVSB|VMSTACK)_[A-Z_]+)"'
     read = set()
     for config in ROOT.glob("scheduler*/config.py"):
-        read |= set(re.findall(r'"((?:SCL|SCG|QEMU|TOPO|OVSB)_[A-Z_]+)"', config.read_text()))
+        read |= set(re.findall(setting, config.read_text()))
     assert "SCL_SMT_ISOLATION" in read
     assert read <= set(SETTINGS)
 

@@ -1,0 +1,307 @@
+"""The command line's grammar: commands, their options, and the older spellings.
+
+Nothing here reaches for the network or a setting, so that ``--help`` and wrong usage answer at
+once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+
+from schedulercommon.errors import UsageError
+from schedulercommon.levels import Level, gb_to_mib, parse_decimal, parse_level
+from schedulercommon.model import MAX_MEMORY_MIB, MAX_VCPUS, NAME
+from schedulerprocess.options import Options
+
+PROGRAM = "python -m schedulerclient"
+TIMEOUT_S = 60.0
+_LONGEST_S = 86_400
+
+_EPILOG = r"""
+older spellings, the same: --deploy=NAME,CPU,GB,LEVEL,IMAGE --remove=NAME --status
+settings: VMSTACK_URL, VMSTACK_TOKEN_FILE, from the environment and .env; see the template dotenv.
+
+exit codes:
+  0  done                                    3  no scheduler there, or no usable answer
+  1  refused or failed                       4  no host has room
+  2  wrong usage                             5  accepted or begun, but not known to be done
+  130  interrupted
+
+examples:
+  python -m schedulerclient deploy web1 --cpu=2 --mem=4 --oc=1.5 --image=/var/lib/libvirt/images/hello.qcow2
+  python -m schedulerclient explain --cpu=2 --mem=4 --oc=1.5
+  python -m schedulerclient status
+  python -m schedulerclient --json vms --host=epyc-1
+  python -m schedulerclient COMMAND --help
+"""  # noqa: E501  # a line to copy
+
+POWER = {
+    "vm-start": "start a VM that is down",
+    "vm-shutdown": "shut a VM down; it keeps its place",
+    "vm-reboot": "reboot a VM",
+    "vm-suspend": "suspend a VM",
+    "vm-resume": "resume a suspended VM",
+}
+HOST_VERBS = {
+    "drain": "place nothing new on a host",
+    "resume": "place VMs on a host again (a VM is resumed with vm-resume)",
+    "maintenance": "place nothing new on a host, and expect it to be away",
+    "fence": "assert that nothing runs on a host: its VMs count as lost",
+}
+COMMON = {"url": None, "token_file": None, "timeout": None, "json": False}
+"""What may stand before the command or after it, and what it is if it does neither."""
+
+
+def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """What is asked, an older spelling in the newer one. Raises UsageError."""
+    options = _options()
+    chosen = options.parse_args(arguments)
+    older = {name: getattr(chosen, f"older_{name}") for name in ("deploy", "remove", "status")}
+    given = [name for name, value in older.items() if value not in (None, False)]
+    asked = [*(f"--{name}" for name in given), *filter(None, (chosen.command,))]
+    if len(asked) > 1:
+        raise UsageError(f"{asked[0]} and {asked[1]} are two things to do; ask for one at a time")
+    if not asked:
+        raise UsageError(f"say what to do: deploy, status, vms …; see {PROGRAM} --help")
+    if given:
+        newer = options.parse_args(_newer(given[0], older[given[0]]))
+        for name in COMMON:
+            setattr(newer, name, getattr(chosen, name))
+        chosen = newer
+    for name in COMMON:
+        _settle(chosen, name)
+    return chosen
+
+
+def _newer(name: str, value: str) -> list[str]:
+    if name == "status":
+        return ["status"]
+    if name == "remove":
+        return ["remove", "--", value]
+    # commas after the fourth belong to the path
+    parts = value.split(",", 4)
+    if len(parts) < 5:
+        raise UsageError(
+            f"--deploy={value} has {len(parts)} parts; write --deploy=NAME,CPU,GB,LEVEL,IMAGE"
+        )
+    vm, *sizes = parts
+    named = zip(("--cpu", "--mem", "--oc", "--image"), sizes, strict=True)
+    return ["deploy", *(f"{option}={size}" for option, size in named), "--", vm]
+
+
+def _settle(chosen: argparse.Namespace, name: str) -> None:
+    """Make one of an option before the command and the same one after it."""
+    before = getattr(chosen, name)
+    after = getattr(chosen, f"late_{name}", COMMON[name])
+    if before is not COMMON[name] and after is not COMMON[name] and name != "json":
+        option = "--" + name.replace("_", "-")
+        raise UsageError(f"{option} is given twice; give it once; see {PROGRAM} --help")
+    setattr(chosen, name, before if after is COMMON[name] else after)
+
+
+def _options() -> Options:
+    options = Options(
+        prog=PROGRAM,
+        description="Drives a cluster: talks to its global scheduler.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _add_common(options)
+    for name, metavar in (("deploy", "NAME,CPU,GB,LEVEL,IMAGE"), ("remove", "NAME")):
+        options.add_argument(
+            f"--{name}", dest=f"older_{name}", metavar=metavar, help=argparse.SUPPRESS
+        )
+    options.add_argument(
+        "--status", dest="older_status", action="store_true", help=argparse.SUPPRESS
+    )
+    _add_commands(options)
+    return options
+
+
+def _add_common(options: Options, prefix: str = "") -> None:
+    def add(name: str, metavar: str, text: str, kind: Callable[[str], object] = str) -> None:
+        dest = prefix + name.strip("-").replace("-", "_")
+        options.add_argument(
+            name, dest=dest, metavar=metavar, type=kind, help=argparse.SUPPRESS if prefix else text
+        )
+
+    add("--url", "URL", "where the scheduler listens (VMSTACK_URL, else http://127.0.0.1:8100)")
+    add("--token-file", "FILE", "file with the token to send (VMSTACK_TOKEN_FILE, else none)")
+    add("--timeout", "S", f"how long an answer may take; s ({TIMEOUT_S:g})", _seconds)
+    options.add_argument(
+        "--json",
+        dest=f"{prefix}json",
+        action="store_true",
+        help=argparse.SUPPRESS if prefix else "print the scheduler's JSON, for scripts",
+    )
+
+
+def _add_commands(options: Options) -> None:
+    commands = options.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+
+    def add(name: str, text: str) -> Options:
+        command: Options = commands.add_parser(
+            name, help=text, description=f"{text[:1].upper()}{text[1:]}.", allow_abbrev=False
+        )
+        _add_common(command, "late_")
+        return command
+
+    deploy = add("deploy", "have a VM; asking for the same again is safe")
+    deploy.add_argument("name", metavar="NAME", type=_name)
+    _add_request(deploy, image_needed=True)
+    explain = add("explain", "tell where a VM would go and why; nothing is done")
+    explain.add_argument("name", metavar="NAME", type=_name, nargs="?")
+    _add_request(explain, image_needed=False)
+    remove = add("remove", "stop VMs at once and forget them")
+    remove.add_argument("names", metavar="NAME", nargs="+", type=_given)
+    add("status", "show the whole cluster at a glance")
+    vms = add("vms", "list the VMs")
+    vms.add_argument("--host", metavar="HOST", help="those of this host only")
+    add("vm", "show a VM").add_argument("name", metavar="NAME", type=_given)
+    add("hosts", "list the hosts")
+    _add_size(add("capacity", "tell how many more such VMs fit"))
+    _add_host_commands(add)
+    events = add("events", "tell what happens, as it happens, until Ctrl-C")
+    events.add_argument("--after", metavar="ID", type=_sequence, help="go on after this event")
+    for name, text in POWER.items():
+        power = add(name, text)
+        power.add_argument("name", metavar="NAME", type=_given)
+        if name == "vm-shutdown":
+            power.add_argument("--force", action="store_true", help="without asking its guest")
+    resize = add("vm-resize", "give a VM another size")
+    resize.add_argument("name", metavar="NAME", type=_given)
+    _add_size(resize, needed=False)
+
+
+def _add_host_commands(add: Callable[[str, str], Options]) -> None:
+    for name, text in HOST_VERBS.items():
+        verb = add(name, text)
+        verb.add_argument("host", metavar="HOST", type=_given)
+        if name == "fence":
+            verb.add_argument("--yes", action="store_true", help="nothing runs there, for sure")
+    host = add("add-host", "schedule on one more host")
+    host.add_argument("host_url", metavar="URL", help="where its local scheduler listens")
+    host.add_argument("--label", metavar="K=V", action="append", default=[], type=_label)
+    label = add("label", "set labels of a host, or drop them, the others staying")
+    label.add_argument("host", metavar="HOST", type=_given)
+    label.add_argument(
+        "labels", metavar="K=V", nargs="+", type=_label_or_drop, help="K- drops the label K"
+    )
+
+
+def _add_size(options: Options, *, needed: bool = True) -> None:
+    options.add_argument("--cpu", metavar="N", type=_vcpus, required=needed, help="vCPUs")
+    options.add_argument(
+        "--mem", metavar="GB", type=_memory_mib, required=needed, help="memory, GB of 1024 MiB"
+    )
+    if needed:
+        options.add_argument(
+            "--oc", metavar="LEVEL", type=_level, required=True, help="vCPUs per CPU: 2, 1.5, 4/3"
+        )
+
+
+def _add_request(options: Options, *, image_needed: bool) -> None:
+    _add_size(options)
+    add = options.add_argument
+    add("--image", metavar="PATH", required=image_needed, default="", help="its disk's image")
+    add("--disk", choices=("overlay", "in-place"), default="overlay", help="(overlay)")
+    add("--max-cpu", metavar="N", type=_vcpus, default=0, help="vCPUs it can be resized to")
+    add("--max-mem", metavar="GB", type=_memory_mib, default=0, help="memory it can grow to, GB")
+    add("--host", metavar="HOST", default="", help="this host and no other")
+    add("--policy", metavar="POLICY", default="", help="how hosts are ranked (the scheduler's own)")
+    for name, metavar, text in (
+        ("--avoid", "HOST,…", "not these hosts"),
+        ("--affinity", "VM|K=V,…", "next to these VMs"),
+        ("--anti-affinity", "VM|K=V,…", "away from these VMs"),
+    ):
+        add(name, metavar=metavar, action="extend", default=[], type=_several, help=text)
+    add("--spread", metavar="K", default="", help="even out over this label of hosts, like rack")
+    add("--label", metavar="K=V", action="append", default=[], type=_label, help="repeatable")
+    add("--no-start", action="store_true", help="keep its place, but leave it down")
+    add("--request-id", metavar="ID", default="", help="an id of yours for this request")
+
+
+def _refused(problem: object) -> argparse.ArgumentTypeError:
+    return argparse.ArgumentTypeError(str(problem))
+
+
+def _given(text: str) -> str:
+    if text in ("", ".", ".."):
+        raise _refused(f"{text!r} is not a name")
+    return text
+
+
+def _name(text: str) -> str:
+    if not NAME.fullmatch(text):
+        raise _refused(
+            f"{text[:70]!a} is not a name; write 1 to 63 letters, digits, '.', '_' or '-',"
+            " a letter or digit first"
+        )
+    return text
+
+
+def _vcpus(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,9}", text) or not 1 <= int(text) <= MAX_VCPUS:
+        raise _refused(f"{text[:40]!a} is not a whole number from 1 to {MAX_VCPUS}")
+    return int(text)
+
+
+def _memory_mib(text: str) -> int:
+    most = MAX_MEMORY_MIB // 1024
+    try:
+        gigabytes = parse_decimal(text)
+    except ValueError:
+        gigabytes = Fraction(0)
+    if not 0 < gigabytes <= most:
+        raise _refused(
+            f"{text[:40]!a} is not an amount in GB above 0 and up to {most};"
+            " write digits with at most one point"
+        )
+    return gb_to_mib(gigabytes)
+
+
+def _level(text: str) -> Level:
+    try:
+        return parse_level(text)
+    except ValueError as problem:
+        raise _refused(problem) from None
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(parse_decimal(text))
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= _LONGEST_S:
+        raise _refused(f"{text[:40]!a} is not a number of seconds above 0 and up to {_LONGEST_S}")
+    return seconds
+
+
+def _sequence(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,18}", text):
+        raise _refused(f"{text[:40]!a} is not the id of an event")
+    return int(text)
+
+
+def _several(text: str) -> list[str]:
+    found = text.split(",")
+    if not all(found):
+        raise _refused(f"{text[:70]!a} is not a list like a,b")
+    return found
+
+
+def _label(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise _refused(f"{text[:70]!a} is not a label; write it like rack=r1")
+    return name, value
+
+
+def _label_or_drop(text: str) -> tuple[str, str | None]:
+    if "=" not in text and len(text) > 1 and text.endswith("-"):
+        return text[:-1], None
+    return _label(text)
