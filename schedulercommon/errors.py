@@ -13,6 +13,8 @@
         ├── BadRequest, Unauthorized, Forbidden, NotFound, MethodNotAllowed, TooLarge
         ├── UnknownVm, NameTaken, WrongState, NoCapacity, RequestCancelled
         ├── HypervisorError   the hypervisor failed; whatever was done has been undone
+        ├── UnknownHost, HostUnreachable
+        ├── HostRefused       what a host said, passed on with its own code
         └── NotReady, Overloaded, StoreUnavailable
 
 Each message is one sentence saying what is wrong, where, and how to mend it. A refusal for
@@ -21,6 +23,9 @@ want of room is no fault where it is decided: there it is a value, a
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 
 class VmStackError(Exception):
@@ -56,6 +61,8 @@ class RefusedError(VmStackError):
 
     code = "failed"
     """Stable; clients may rely on it. :data:`HTTP_STATUS` has the status that goes with it."""
+    details: Mapping[str, Any] = {}
+    """What the answer tells beside the sentence, for programs."""
 
 
 class BadRequest(RefusedError):
@@ -93,8 +100,9 @@ class UnknownVm(RefusedError):
 class NameTaken(RefusedError):
     code = "name-taken"
 
-    def __init__(self, name: str) -> None:
-        super().__init__(f"another VM is already named {name!r}; remove it or choose another name")
+    def __init__(self, name: str, sentence: str = "") -> None:
+        usual = f"another VM is already named {name!r}; remove it or choose another name"
+        super().__init__(sentence or usual)
         self.name = name
 
 
@@ -118,6 +126,26 @@ class HypervisorError(RefusedError):
     code = "hypervisor-failed"
     clean = True
     """Whether everything done before was undone; if not, the repair pass goes on."""
+
+
+class UnknownHost(RefusedError):
+    code = "unknown-host"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no host named {name!r} here; /v1/hosts shows those there are")
+        self.name = name
+
+
+class HostUnreachable(RefusedError):
+    code = "host-unreachable"
+
+
+class HostRefused(RefusedError):
+    """A host's refusal, passed on; a code nobody knows here becomes ``hypervisor-failed``."""
+
+    def __init__(self, host: str, code: str, reason: str) -> None:
+        super().__init__(f"host {host}: {reason}")
+        self.code = code if code in HTTP_STATUS else HypervisorError.code
 
 
 class NotReady(RefusedError):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any, Protocol
 
 from schedulercommon.model import HostStatus, VmSpec
+from schedulerglobal.core.health import Wanted
 from schedulerglobal.core.outcomes import Reply
 from schedulerglobal.core.promises import Promise
 
@@ -61,16 +61,6 @@ class HostClient(Protocol):
     ) -> Reply:
         """Pass a request on."""
         ...
-
-
-class Wanted(StrEnum):
-    """What the operator wants of a host."""
-
-    OPEN = "open"
-    DRAINING = "draining"
-    """Nothing new goes there."""
-    MAINTENANCE = "maintenance"
-    """Nothing new goes there either, and it may be away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from typing import Any
 
 
 def stop_on_signals() -> asyncio.Event:
@@ -15,7 +16,7 @@ def stop_on_signals() -> asyncio.Event:
     return stop
 
 
-async def stopped_before(stop: asyncio.Event, task: asyncio.Task[None]) -> bool:
+async def stopped_before(stop: asyncio.Event, task: asyncio.Task[Any]) -> bool:
     """Wait for *stop* or the end of *task*, whose fault is raised; whether it was *stop*."""
     stopping = asyncio.create_task(stop.wait())
     try:
@@ -27,7 +28,7 @@ async def stopped_before(stop: asyncio.Event, task: asyncio.Task[None]) -> bool:
     return not task.done()
 
 
-async def ended(task: asyncio.Task[None]) -> None:
+async def ended(task: asyncio.Task[Any]) -> None:
     """Cancel *task* and wait until it is over, however it ends."""
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -45,8 +45,9 @@ def refusal_body(code: str, reason: str) -> bytes:
 
 def refused(refusal: RefusedError) -> web.Response:
     """The answer that tells *refusal*."""
+    body = {"success": False, "reason": str(refusal), "code": refusal.code, **refusal.details}
     return answer(
-        refusal_body(refusal.code, str(refusal)),
+        json_bytes(body),
         HTTP_STATUS.get(refusal.code, 500),
         {"WWW-Authenticate": "Bearer"} if refusal.code == "unauthorized" else None,
     )

@@ -54,9 +54,13 @@ class Operation:
 
 
 def document(
-    title: str, description: str, version: str, operations: Iterable[Operation]
+    title: str,
+    description: str,
+    version: str,
+    operations: Iterable[Operation],
+    models: Iterable[type[BaseModel]] = (),
 ) -> dict[str, Any]:
-    """The OpenAPI document of *operations*."""
+    """The OpenAPI document of *operations*, and of *models* that their schemas refer to."""
     operations = tuple(operations)
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
@@ -66,7 +70,7 @@ def document(
         "info": {"title": title, "description": description, "version": version},
         "paths": paths,
         "components": {
-            "schemas": _schemas(operations),
+            "schemas": _schemas(operations, models),
             "responses": {code: _refusal(code) for code in HTTP_STATUS},
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
@@ -139,10 +143,10 @@ def _ref(model: type[BaseModel]) -> dict[str, str]:
     return {"$ref": _REF.format(model=model.__name__)}
 
 
-def _schemas(operations: Iterable[Operation]) -> dict[str, Any]:
+def _schemas(operations: Iterable[Operation], models: Iterable[type[BaseModel]]) -> dict[str, Any]:
     """What comes in as it is checked, what goes out as it is written: all fields there."""
     taken: dict[type[BaseModel], None] = {}
-    given: dict[type[BaseModel], None] = {Refusal: None}
+    given: dict[type[BaseModel], None] = {Refusal: None, **dict.fromkeys(models)}
     for operation in operations:
         if operation.body is not None:
             taken[operation.body] = None

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from dotenv import dotenv_values
 
+from schedulerglobal.config import GlobalSettings
 from schedulerlocal.config import HostSettings, ServiceSettings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,6 +63,7 @@ def test_dotenv_values_are_the_defaults() -> None:
     assert "OVSB_CRITICAL_SIZE" in given
     assert HostSettings.from_env(given) == HostSettings.from_env({})
     assert ServiceSettings.from_env(given) == ServiceSettings.from_env({})
+    assert GlobalSettings.from_env(given) == GlobalSettings.from_env({})
 
 
 def test_dotenv_has_what_the_code_reads() -> None:

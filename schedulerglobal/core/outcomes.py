@@ -51,6 +51,8 @@ class Outcome:
     meaning: Meaning
     code: str = ""
     reason: str = ""
+    document: Mapping[str, Any] | None = None
+    """What the host said of the VM, if it did."""
 
 
 def deploy_outcome(reply: Reply, name: str) -> Outcome:
@@ -62,7 +64,7 @@ def deploy_outcome(reply: Reply, name: str) -> Outcome:
         return Outcome(Meaning.DONE)
     if "success" not in document and reply.status in (200, 201):
         if document.get("name") == name:
-            return Outcome(Meaning.DONE)
+            return Outcome(Meaning.DONE, document=document)
         return Outcome(Meaning.UNKNOWN, reason="it answered with another VM than was asked for")
     return _refusal(reply, document)
 

@@ -3,78 +3,28 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 from schedulercommon import wire
-from schedulercommon.model import MAX_VCPUS
 from schedulerlocal.core.lifecycle import Verb
 from schedulerweb.answers import json_bytes
 from schedulerweb.openapi import Operation, Parameter, document
+from schedulerweb.openapiparts import (
+    ASKED_NAME,
+    IMAGE,
+    LAST_EVENT,
+    NUMBER,
+    PROBES,
+    SIZE,
+    STATUS,
+    TEXT,
+    VM_NAME,
+)
 
 _VERSION = "1.0"
 _ABOUT = (
     "Places VMs on one host whose CPUs are sold at several oversubscription levels. Changes go by"
     " POST and DELETE under /v1/; /deploy and /remove are the published way. Every refusal is the"
     " same JSON: success false, a sentence in reason, a stable code."
-)
-_TEXT: dict[str, Any] = {"type": "string"}
-_NUMBER: dict[str, Any] = {"type": "number"}
-_STATUS = {
-    "type": "object",
-    "required": ["cpu", "mem"],
-    "properties": {
-        resource: {
-            "type": "object",
-            "required": ["avail", "subset"],
-            "properties": {
-                "avail": {"type": "integer"},
-                "subset": {
-                    "type": "object",
-                    "additionalProperties": {
-                        "type": "object",
-                        "required": ["pcap", "palloc", "vavail", "vpotential"],
-                        "properties": {
-                            "pcap": {"type": "integer"},
-                            "palloc": {"type": "integer"},
-                            "vavail": _NUMBER,
-                            "vpotential": _NUMBER,
-                        },
-                    },
-                },
-            },
-        }
-        for resource in ("cpu", "mem")
-    },
-}
-_NAME = {"type": "string", "pattern": wire.NAME_PATTERN}
-
-_VM = Parameter(name="name", place="path", schema=_NAME, description="the VM's name")
-_ASKED_NAME = Parameter(name="name", place="query", schema=_NAME, description="the VM's name")
-_SIZE = (
-    Parameter(
-        name="cpu",
-        place="query",
-        schema={"type": "integer", "minimum": 1, "maximum": MAX_VCPUS},
-        description="vCPUs",
-    ),
-    Parameter(
-        name="mem",
-        place="query",
-        schema={"type": "string", "pattern": wire.GB_PATTERN, "examples": ["2", "0.5"]},
-        description="memory in GB of 1024 MiB, rounded up to whole MiB",
-    ),
-    Parameter(
-        name="oc",
-        place="query",
-        schema={"type": "string", "pattern": wire.LEVEL_PATTERN, "examples": ["2", "1.5", "4/3"]},
-        description="level: vCPUs per CPU, from 1 to 64",
-    ),
-)
-_IMAGE = Parameter(
-    name="qcow2",
-    place="query",
-    schema={"type": "string", "pattern": wire.IMAGE_PATTERN},
-    description="path of the image, under the host's image folders",
 )
 _REQUEST = Parameter(
     name="request_id",
@@ -85,18 +35,10 @@ _REQUEST = Parameter(
 _KNOWN = Parameter(
     name="If-None-Match",
     place="header",
-    schema=_TEXT,
+    schema=TEXT,
     description="the ETag of the answer you have",
     required=False,
 )
-_LAST = Parameter(
-    name="Last-Event-ID",
-    place="header",
-    schema={"type": "string", "pattern": "^[0-9]{1,18}$"},
-    description="go on after this event, as far as it is still kept",
-    required=False,
-)
-
 _CHANGE = ("forbidden", "not-ready", "hypervisor-failed")
 _PLACING = (*_CHANGE, "name-taken", "no-capacity", "request-cancelled")
 _OF_A_VM = (*_CHANGE, "unknown-vm", "wrong-state", "too-large")
@@ -119,7 +61,7 @@ def _published() -> list[Operation]:
             path="/status",
             name="status",
             summary="CPUs by level, and memory in MiB",
-            answer=_STATUS,
+            answer=STATUS,
             parameters=(_KNOWN,),
             codes=("not-ready",),
             etag=True,
@@ -129,7 +71,7 @@ def _published() -> list[Operation]:
             path="/listvm",
             name="listvm",
             summary="The names of all VMs",
-            answer={"type": "array", "items": _TEXT},
+            answer={"type": "array", "items": TEXT},
             codes=("not-ready",),
         ),
         Operation(
@@ -138,7 +80,7 @@ def _published() -> list[Operation]:
             name="deploy",
             summary="Place a VM",
             answer=wire.Done,
-            parameters=(_ASKED_NAME, *_SIZE, _IMAGE),
+            parameters=(ASKED_NAME, *SIZE, IMAGE),
             codes=_PLACING,
         ),
         Operation(
@@ -147,7 +89,7 @@ def _published() -> list[Operation]:
             name="remove",
             summary="Stop a VM by force and forget it",
             answer=wire.Done,
-            parameters=(_ASKED_NAME,),
+            parameters=(ASKED_NAME,),
             codes=(*_CHANGE, "unknown-vm", "wrong-state"),
         ),
         Operation(
@@ -158,30 +100,12 @@ def _published() -> list[Operation]:
             answer={
                 "type": "object",
                 "required": ["progress"],
-                "properties": {"progress": _NUMBER},
+                "properties": {"progress": NUMBER},
             },
-            parameters=_SIZE,
+            parameters=SIZE,
             codes=("not-ready",),
         ),
-        *[
-            Operation(
-                method="get",
-                path=path,
-                name=path[1:],
-                summary=summary,
-                answer={
-                    "type": "object",
-                    "required": ["status"],
-                    "properties": {"status": _TEXT},
-                },
-                codes=codes,
-                public=True,
-            )
-            for path, summary, codes in (
-                ("/healthz", "Whether the service lives", ()),
-                ("/readyz", "Whether it knows its host", ("not-ready",)),
-            )
-        ],
+        *PROBES,
     ]
 
 
@@ -221,7 +145,7 @@ def _typed() -> list[Operation]:
             name="vm",
             summary="A VM in full",
             answer=wire.VmAnswer,
-            parameters=(_VM,),
+            parameters=(VM_NAME,),
             codes=("unknown-vm", "not-ready"),
         ),
         Operation(
@@ -230,7 +154,7 @@ def _typed() -> list[Operation]:
             name="remove_vm",
             summary="Stop a VM by force and forget it",
             answer=wire.Done,
-            parameters=(_VM,),
+            parameters=(VM_NAME,),
             codes=_OF_A_VM,
         ),
         *[
@@ -242,7 +166,7 @@ def _typed() -> list[Operation]:
                 answer=wire.VmAnswer,
                 body=wire.ShutdownRequest if verb is Verb.SHUTDOWN else wire.NoRequest,
                 body_needed=False,
-                parameters=(_VM,),
+                parameters=(VM_NAME,),
                 codes=_OF_A_VM,
             )
             for verb, summary in _VERBS.items()
@@ -254,7 +178,7 @@ def _typed() -> list[Operation]:
             summary="Give a VM another size; until a pending reboot the larger one counts",
             answer=wire.ResizeAnswer,
             body=wire.ResizeRequest,
-            parameters=(_VM,),
+            parameters=(VM_NAME,),
             codes=(*_OF_A_VM, "no-capacity"),
         ),
         Operation(
@@ -264,7 +188,7 @@ def _typed() -> list[Operation]:
             summary="Make a VM that was found here one of ours",
             answer=wire.VmAnswer,
             body=wire.AdoptRequest,
-            parameters=(_VM,),
+            parameters=(VM_NAME,),
             codes=(*_OF_A_VM, "no-capacity"),
         ),
         Operation(
@@ -281,8 +205,8 @@ def _typed() -> list[Operation]:
             path="/v1/events",
             name="events",
             summary="What happens, as server-sent events with ids; it does not end",
-            answer=_TEXT,
-            parameters=(_LAST,),
+            answer=TEXT,
+            parameters=(LAST_EVENT,),
             codes=("not-ready",),
             media="text/event-stream",
         ),

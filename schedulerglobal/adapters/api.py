@@ -1,0 +1,54 @@
+"""The global scheduler's routes as one application, and the port it listens on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aiohttp import web
+
+from schedulerglobal.adapters.published import PublishedRoutes
+from schedulerglobal.adapters.typed import TypedRoutes
+from schedulerglobal.config import GlobalSettings, is_own
+from schedulerglobal.scheduler import ClusterScheduler
+from schedulerweb import server
+from schedulerweb.body import LARGEST_BODY
+from schedulerweb.guard import Guard, is_loopback, read_tokens
+from schedulerweb.pages import add_docs
+from schedulerweb.server import GUARD, Runner
+from schedulerweb.stream import Streams
+
+SCHEDULER = web.AppKey("scheduler", ClusterScheduler)
+
+_SETTINGS = ("SCG_URL", "SCG_PORT", "SCG_TOKEN_FILE")
+
+
+def create_app(
+    scheduler: ClusterScheduler, settings: GlobalSettings, monotonic_s: Callable[[], float]
+) -> web.Application:
+    """All routes over *scheduler*; raises ConfigError if the token file cannot be used."""
+
+    def check_url(url: str) -> None:
+        if is_own(url, settings.address, settings.port):
+            raise ValueError(f"{url} is this global scheduler itself; name a local one")
+
+    published = PublishedRoutes(scheduler)
+    guard = Guard(
+        tokens=read_tokens(settings.token_file),
+        loopback=is_loopback(settings.address),
+        changing=frozenset((published.deploy, published.remove)),
+        open_to_all=frozenset((published.healthz, published.readyz)),
+    )
+    app = web.Application(middlewares=[guard.middleware()], client_max_size=LARGEST_BODY)
+    app[SCHEDULER] = scheduler
+    app[GUARD] = guard
+    published.add_to(app)
+    streams = Streams()
+    TypedRoutes(scheduler, streams, monotonic_s=monotonic_s, check_url=check_url).add_to(app)
+    add_docs(app)
+    app.on_shutdown.append(streams.end)
+    return app
+
+
+async def serve(app: web.Application, address: str, port: int) -> Runner:
+    """Listen; raises ConfigError or OutputError, see :func:`schedulerweb.server.serve`."""
+    return await server.serve(app, address, port, settings=_SETTINGS)

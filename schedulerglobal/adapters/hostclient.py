@@ -1,0 +1,226 @@
+"""Talking to local schedulers over HTTP (aiohttp).
+
+Older ones are asked for changes over a connection made for the purpose: if it cannot be made,
+nothing was asked; and nothing is ever sent twice, which a library may do when a connection it kept
+turns out to be closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import aiohttp
+from yarl import URL
+
+from schedulercommon.levels import MIB_PER_GB, format_level
+from schedulercommon.model import VmSpec
+from schedulerglobal.adapters.statusreading import read_host, read_names, read_status
+from schedulerglobal.core.outcomes import Reply
+from schedulerglobal.ports import NoAnswer, NotSent, Report
+
+T = TypeVar("T")
+
+LARGEST_ANSWER = 16 << 20
+CONNECT_S = 5.0
+
+_NO_ANSWER = (
+    aiohttp.ClientError,
+    TimeoutError,
+    ConnectionError,
+    ValueError,  # what aiohttp's reader makes of broken framing
+)
+
+
+class HttpHosts:
+    """The local schedulers of a cluster, by address. To be closed."""
+
+    def __init__(self, *, token: str = "", poll_timeout_s: float, call_timeout_s: float) -> None:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._poll = aiohttp.ClientTimeout(
+            total=poll_timeout_s, sock_connect=min(CONNECT_S, poll_timeout_s)
+        )
+        self._call = aiohttp.ClientTimeout(
+            total=call_timeout_s, sock_connect=min(CONNECT_S, call_timeout_s)
+        )
+        self._kept = _session(headers, aiohttp.TCPConnector(limit=0, keepalive_timeout=60.0))
+        self._fresh = _session(headers, aiohttp.TCPConnector(limit=0, force_close=True))
+
+    async def close(self) -> None:
+        await self._kept.close()
+        await self._fresh.close()
+
+    async def look(self, url: str, before: Report | None) -> Report | None:
+        if before is None or before.typed:
+            known = {"If-None-Match": before.etag} if before is not None and before.etag else {}
+            status, headers, document = await self._get(url, "/v1/host", known)
+            if status == 304 and known:
+                return None
+            if status == 200:
+                host, names = _read(url, read_host, document)
+                return Report(host, names, headers.get("ETag", ""), typed=True)
+            if status != 404 or before is not None:
+                raise NoAnswer(_told(status, document))
+        known = {"If-None-Match": before.etag} if before is not None and before.etag else {}
+        status, headers, document = await self._get(url, "/status", known)
+        if status == 304 and known:
+            return None
+        if status != 200:
+            raise NoAnswer(_told(status, document))
+        # first of all: what is no local scheduler at all is told so
+        name = url.partition("://")[2]
+        _read(url, lambda it: read_status(it, name, frozenset()), document)
+        names = await self.names(url)
+        host = _read(url, lambda it: read_status(it, name, names), document)
+        return Report(host, names, headers.get("ETag", ""), typed=False)
+
+    async def names(self, url: str) -> frozenset[str]:
+        status, _, document = await self._get(url, "/listvm", {})
+        if status != 200:
+            raise NoAnswer(_told(status, document))
+        return _read(url, read_names, document)
+
+    async def deploy(self, url: str, spec: VmSpec, *, typed: bool) -> Reply:
+        if typed:
+            return await self.ask(url, "POST", "/v1/vms", _document(spec))
+        query = (
+            f"/deploy?name={spec.name}&cpu={spec.vcpus}&mem={_gigabytes(spec.memory_mib)}"
+            f"&oc={format_level(spec.level)}&qcow2={quote(spec.image, safe='/')}"
+        )
+        return await self._published(url, query)
+
+    async def remove(self, url: str, name: str, *, typed: bool) -> Reply:
+        quoted = quote(name, safe="")
+        if typed:
+            return await self.ask(url, "DELETE", f"/v1/vms/{quoted}")
+        return await self._published(url, f"/remove?name={quoted}")
+
+    async def cancel(self, url: str, attempt: str) -> Reply:
+        return await self.ask(url, "DELETE", f"/v1/requests/{attempt}")
+
+    async def ask(
+        self, url: str, method: str, path: str, document: Mapping[str, Any] | None = None
+    ) -> Reply:
+        status, _, answer = await self._send(
+            self._kept, method, url + path, timeout=self._call, json=document
+        )
+        return Reply(status, answer)
+
+    async def _published(self, url: str, target: str) -> Reply:
+        status, _, answer = await self._send(self._fresh, "GET", url + target, timeout=self._call)
+        return Reply(status, answer)
+
+    async def _get(
+        self, url: str, path: str, headers: Mapping[str, str]
+    ) -> tuple[int, Mapping[str, str], Any]:
+        return await self._send(self._kept, "GET", url + path, timeout=self._poll, headers=headers)
+
+    async def _send(
+        self, session: aiohttp.ClientSession, method: str, target: str, **how: Any
+    ) -> tuple[int, Mapping[str, str], Any]:
+        try:
+            async with session.request(
+                method, URL(target, encoded=True), allow_redirects=False, **how
+            ) as response:
+                body = await _read_body(response)
+                return response.status, response.headers, _json(body)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as problem:
+            raise NotSent(_connection(problem)) from problem
+        except _NO_ANSWER as problem:
+            raise NoAnswer(_why(problem)) from problem
+
+
+def _session(headers: Mapping[str, str], connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=connector,
+        headers={"User-Agent": "VMStack", **headers},
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=False,
+        auto_decompress=False,
+        skip_auto_headers=("Accept-Encoding",),
+    )
+
+
+async def _read_body(response: aiohttp.ClientResponse) -> bytes:
+    body = await response.content.read(LARGEST_ANSWER)
+    if not response.content.at_eof():
+        parts = [body]
+        size = len(body)
+        while chunk := await response.content.readany():
+            parts.append(chunk)
+            size += len(chunk)
+            if size > LARGEST_ANSWER:
+                response.close()
+                raise NoAnswer(f"its answer is larger than {LARGEST_ANSWER} bytes")
+        body = b"".join(parts)
+    return body
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body) if body else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def _read(url: str, read: Callable[[Any], T], document: Any) -> T:
+    try:
+        return read(document)
+    except (ValueError, OverflowError) as problem:
+        raise NoAnswer(f"what answers at {url} makes no sense: {problem}") from problem
+
+
+def _document(spec: VmSpec) -> dict[str, Any]:
+    """*spec* as ``POST /v1/vms`` takes it."""
+    document: dict[str, Any] = {
+        "name": spec.name,
+        "vcpus": spec.vcpus,
+        "memory_mib": spec.memory_mib,
+        "level": format_level(spec.level),
+        "image": spec.image,
+        "request_id": spec.request_id,
+    }
+    if spec.disk != "overlay":
+        document["disk"] = spec.disk
+    if not spec.start:
+        document["start"] = False
+    if spec.labels:
+        document["labels"] = dict(spec.labels)
+    if spec.max_vcpus != spec.vcpus:
+        document["max_vcpus"] = spec.max_vcpus
+    if spec.max_memory_mib != spec.memory_mib:
+        document["max_memory_mib"] = spec.max_memory_mib
+    return document
+
+
+def _gigabytes(memory_mib: int) -> str:
+    """Exactly, as a decimal: a 1024th has ten digits."""
+    whole, rest = divmod(memory_mib, MIB_PER_GB)
+    if not rest:
+        return str(whole)
+    return f"{whole}.{rest * 10**10 // MIB_PER_GB:010d}".rstrip("0")
+
+
+def _told(status: int, document: Any) -> str:
+    if isinstance(document, Mapping) and isinstance(document.get("reason"), str):
+        return f"it answers {status}: {document['reason'][:300]}"
+    return f"it answers with status {status}"
+
+
+def _connection(problem: Exception) -> str:
+    if isinstance(problem, aiohttp.ClientConnectorError):
+        return f"cannot connect: {problem.os_error.strerror or problem.os_error}"
+    return "cannot connect: it took too long"
+
+
+def _why(problem: Exception) -> str:
+    if isinstance(problem, TimeoutError | asyncio.TimeoutError):
+        return "it did not answer in time"
+    if isinstance(problem, aiohttp.ServerDisconnectedError):
+        return "it closed the connection without an answer"
+    if isinstance(problem, aiohttp.ClientOSError | ConnectionError):
+        return f"the connection broke: {problem.strerror or problem}"
+    return "its answer is not HTTP, or cut off"

@@ -1,0 +1,283 @@
+"""The global scheduler's API as an OpenAPI document; loaded when it is first asked for."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from pydantic import BaseModel
+
+from schedulercommon import clusterwire, wire
+from schedulerglobal.adapters.typed import HOST_VERBS, VERBS
+from schedulerweb.answers import json_bytes
+from schedulerweb.openapi import Operation, Parameter, document
+from schedulerweb.openapiparts import (
+    ASKED_NAME,
+    IMAGE,
+    LAST_EVENT,
+    PROBES,
+    SIZE,
+    STATUS,
+    TEXT,
+    VM_NAME,
+)
+
+_VERSION = "1.0"
+_ABOUT = (
+    "Places VMs on the hosts of a cluster, and remembers through crashes what it promised. Changes"
+    " go by POST, PATCH and DELETE under /v1/; /deploy and /remove are the published way. Every"
+    " refusal is the same JSON: success false, a sentence in reason, a stable code. One with the"
+    " code host-unreachable and outcome unknown may have been done: repeat the same request."
+)
+_HOST = Parameter(
+    name="name",
+    place="path",
+    schema={"type": "string", "pattern": "^[A-Za-z0-9.:_-]{1,255}$"},
+    description="the host's name: its SCL_NAME, an older one's address and port",
+)
+_DRY_RUN = Parameter(
+    name="dry_run",
+    place="query",
+    schema={"type": "string", "enum": ["0", "1"]},
+    description="1: say where it would go and why, and do nothing (an ExplainAnswer)",
+    required=False,
+)
+
+_CHANGE = ("forbidden", "not-ready", "store-unavailable", "host-unreachable")
+_PLACING = (*_CHANGE, "name-taken", "no-capacity", "wrong-state", "hypervisor-failed")
+_OF_A_VM = (*_CHANGE, "unknown-vm", "wrong-state", "hypervisor-failed", "too-large")
+_OF_A_HOST = (*_CHANGE, "unknown-host", "wrong-state", "too-large")
+_VERB_SUMMARIES = {
+    "start": "Start a VM that is down",
+    "shutdown": "Ask the guest to shut down; force pulls the plug",
+    "reboot": "Ask the guest to reboot",
+    "suspend": "Stop the guest where it is",
+    "resume": "Let a suspended guest go on",
+    "resize": "Give a VM another size, on the host it is on",
+    "adopt": "Make a VM that was found on a host one of its own",
+}
+_BODIES: dict[str, type[BaseModel]] = {
+    "shutdown": wire.ShutdownRequest,
+    "resize": wire.ResizeRequest,
+    "adopt": wire.AdoptRequest,
+}
+_HOST_SUMMARIES = {
+    "drain": "Place nothing new there",
+    "resume": "Place VMs there again, fenced or not before",
+    "maintenance": "Place nothing new there; it may be away",
+    "fence": "Assert that nothing runs there: unknown VMs become gone, placed ones lost",
+}
+
+
+def _array(model: type[Any]) -> dict[str, Any]:
+    return {"type": "array", "items": {"$ref": f"#/components/schemas/{model.__name__}"}}
+
+
+def _published() -> list[Operation]:
+    return [
+        Operation(
+            method="get", path="/", name="about", summary="What this is", answer={"type": "object"}
+        ),
+        Operation(
+            method="get",
+            path="/status",
+            name="status",
+            summary="CPUs by level and memory in MiB of every host that ever answered",
+            answer={"type": "object", "additionalProperties": STATUS},
+            codes=("not-ready",),
+        ),
+        Operation(
+            method="get",
+            path="/listvm",
+            name="listvm",
+            summary="The host of every VM",
+            answer={"type": "object", "additionalProperties": TEXT},
+            codes=("not-ready",),
+        ),
+        Operation(
+            method="get",
+            path="/deploy",
+            name="deploy",
+            summary="Place a VM",
+            answer=wire.Done,
+            parameters=(ASKED_NAME, *SIZE, IMAGE),
+            codes=_PLACING,
+        ),
+        Operation(
+            method="get",
+            path="/remove",
+            name="remove",
+            summary="Stop a VM by force and forget it; done later if its host is away",
+            answer=wire.Done,
+            parameters=(ASKED_NAME,),
+            codes=_OF_A_VM,
+        ),
+        *PROBES,
+        Operation(
+            method="get",
+            path="/metrics",
+            name="metrics",
+            summary="Counts and gauges for Prometheus",
+            answer=TEXT,
+            codes=("not-ready",),
+            media="text/plain",
+        ),
+    ]
+
+
+def _of_vms() -> list[Operation]:
+    return [
+        Operation(
+            method="get",
+            path="/v1/vms",
+            name="list_vms",
+            summary="All VMs; what only their hosts know is left null",
+            answer=_array(clusterwire.ClusterVmAnswer),
+            codes=("not-ready",),
+        ),
+        Operation(
+            method="post",
+            path="/v1/vms",
+            name="deploy_vm",
+            summary="Place a VM: 201 if it is new, 200 if the same request was answered before",
+            answer={
+                "anyOf": [
+                    {"$ref": "#/components/schemas/ClusterVmAnswer"},
+                    {"$ref": "#/components/schemas/ExplainAnswer"},
+                ]
+            },
+            statuses=(200, 201),
+            body=clusterwire.PlaceRequest,
+            parameters=(_DRY_RUN,),
+            codes=(*_PLACING, "unknown-host", "too-large"),
+        ),
+        Operation(
+            method="get",
+            path="/v1/vms/{name}",
+            name="vm",
+            summary="A VM in full, its host asked",
+            answer=clusterwire.ClusterVmAnswer,
+            parameters=(VM_NAME,),
+            codes=("unknown-vm", "not-ready"),
+        ),
+        Operation(
+            method="delete",
+            path="/v1/vms/{name}",
+            name="remove_vm",
+            summary="Stop a VM by force and forget it; 202 if that waits for its host",
+            answer={
+                "anyOf": [
+                    {"$ref": "#/components/schemas/Done"},
+                    {"$ref": "#/components/schemas/RemovalAnswer"},
+                ]
+            },
+            statuses=(200, 202),
+            parameters=(VM_NAME,),
+            codes=_OF_A_VM,
+        ),
+        *[
+            Operation(
+                method="post",
+                path=f"/v1/vms/{{name}}/{verb}",
+                name=f"{verb}_vm",
+                summary=_VERB_SUMMARIES[verb],
+                answer=clusterwire.ClusterVmAnswer,
+                body=_BODIES.get(verb, wire.NoRequest),
+                body_needed=verb in ("resize", "adopt"),
+                parameters=(VM_NAME,),
+                codes=(*_OF_A_VM, "name-taken", "no-capacity"),
+            )
+            for verb in VERBS
+        ],
+    ]
+
+
+def _of_hosts() -> list[Operation]:
+    return [
+        Operation(
+            method="get",
+            path="/v1/hosts",
+            name="list_hosts",
+            summary="All hosts, and addresses where nobody answers",
+            answer=_array(clusterwire.ClusterHostAnswer),
+            codes=("not-ready",),
+        ),
+        Operation(
+            method="post",
+            path="/v1/hosts",
+            name="add_host",
+            summary="Schedule on one more host: 201 if it is new, 200 if it is known",
+            answer=clusterwire.ClusterHostAnswer,
+            statuses=(200, 201),
+            body=clusterwire.HostRequest,
+            codes=(*_CHANGE, "name-taken", "too-large"),
+        ),
+        Operation(
+            method="get",
+            path="/v1/hosts/{name}",
+            name="host",
+            summary="A host",
+            answer=clusterwire.ClusterHostAnswer,
+            parameters=(_HOST,),
+            codes=("unknown-host", "not-ready"),
+        ),
+        Operation(
+            method="patch",
+            path="/v1/hosts/{name}",
+            name="label_host",
+            summary="Give a host these labels instead of those it has",
+            answer=clusterwire.ClusterHostAnswer,
+            body=clusterwire.HostChange,
+            parameters=(_HOST,),
+            codes=_OF_A_HOST,
+        ),
+        *[
+            Operation(
+                method="post",
+                path=f"/v1/hosts/{{name}}/{verb}",
+                name=f"{verb}_host",
+                summary=_HOST_SUMMARIES[verb],
+                answer=clusterwire.ClusterHostAnswer,
+                body=wire.NoRequest,
+                body_needed=False,
+                parameters=(_HOST,),
+                codes=_OF_A_HOST,
+            )
+            for verb in HOST_VERBS
+        ],
+        Operation(
+            method="get",
+            path="/v1/capacity",
+            name="capacity",
+            summary="How many more such VMs fit, per host and in all",
+            answer=clusterwire.CapacityAnswer,
+            parameters=SIZE,
+            codes=("not-ready",),
+        ),
+        Operation(
+            method="get",
+            path="/v1/events",
+            name="events",
+            summary="What happens, as server-sent events with ids; it does not end",
+            answer=TEXT,
+            parameters=(LAST_EVENT,),
+            codes=("not-ready",),
+            media="text/event-stream",
+        ),
+    ]
+
+
+@cache
+def openapi_document() -> bytes:
+    """The document, as JSON."""
+    operations = (*_published(), *_of_vms(), *_of_hosts())
+    models = (
+        clusterwire.ClusterVmAnswer,
+        clusterwire.ExplainAnswer,
+        clusterwire.RemovalAnswer,
+        clusterwire.ClusterHostAnswer,
+        wire.Done,
+    )
+    return json_bytes(
+        document("VMStack global scheduler", _ABOUT, _VERSION, operations, models=models)
+    )

@@ -1,0 +1,205 @@
+"""The promises of the cluster, in memory as in the store, and what hosts were seen to have.
+
+The store comes first: memory follows what it acknowledged. Whoever changes a promise holds the
+name's turn, so that a deploy, a removal, a settlement and a poll never work on one VM at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+from schedulerglobal.core.promises import NEXT, Promise, Status
+from schedulerglobal.ports import Change, HostRecord, PutPromise, Store
+
+_NOTHING: frozenset[str] = frozenset()
+
+
+class Book:
+    """All promises that are not gone, by name, by host and by label."""
+
+    def __init__(self, store: Store, now_s: Callable[[], float]) -> None:
+        self._store = store
+        self._now_s = now_s
+        """Since the epoch."""
+        self._promises: dict[str, Promise] = {}
+        self._of_host: dict[str, dict[str, None]] = {}
+        self._of_label: dict[tuple[str, str], dict[str, None]] = {}
+        self._seen: dict[str, frozenset[str]] = {}
+        self._seen_on: dict[str, dict[str, None]] = {}
+        self._turns: dict[str, _Turn] = {}
+
+    async def open(self) -> tuple[HostRecord, ...]:
+        """Read the store; what was pending when the last run ended is unknown now.
+
+        Returns the hosts it knows. Raises as :meth:`schedulerglobal.ports.Store.open` does.
+        """
+        contents = await self._store.open()
+        for promise in contents.promises:
+            if promise.status is Status.PENDING:
+                promise = replace(promise, status=Status.UNKNOWN, settled=False)
+            self._keep(promise)
+        return contents.hosts
+
+    async def close(self) -> None:
+        await self._store.close()
+
+    def __iter__(self) -> Iterator[Promise]:
+        return iter(self._promises.values())
+
+    def __len__(self) -> int:
+        return len(self._promises)
+
+    def find(self, name: str) -> Promise | None:
+        return self._promises.get(name)
+
+    def of_host(self, host: str) -> list[Promise]:
+        return [self._promises[name] for name in self._of_host.get(host, ())]
+
+    def count_of_host(self, host: str) -> int:
+        return len(self._of_host.get(host, ()))
+
+    def of_label(self, key: str, value: str) -> list[Promise]:
+        return [self._promises[name] for name in self._of_label.get((key, value), ())]
+
+    def seen(self, host: str) -> frozenset[str]:
+        """The names *host* was last seen to have."""
+        return self._seen.get(host, _NOTHING)
+
+    def seen_on(self, name: str) -> list[str]:
+        """The hosts that were last seen to have a VM called *name*."""
+        return list(self._seen_on.get(name, ()))
+
+    def strangers(self) -> Iterator[tuple[str, list[str]]]:
+        """Names of VMs that hosts have and nobody promised, with those hosts."""
+        for name, hosts in self._seen_on.items():
+            if name not in self._promises:
+                yield name, list(hosts)
+
+    def see(self, host: str, names: frozenset[str]) -> frozenset[str]:
+        """*host* has *names*; returns those it did not have before."""
+        before = self._seen.get(host, _NOTHING)
+        if names is before:
+            return _NOTHING
+        for name in before - names:
+            hosts = self._seen_on[name]
+            del hosts[host]
+            if not hosts:
+                del self._seen_on[name]
+        new = names - before
+        for name in new:
+            self._seen_on.setdefault(name, {})[host] = None
+        self._seen[host] = names
+        return new
+
+    def conflicts(self, promise: Promise) -> list[str]:
+        """The other hosts that have a VM of that name."""
+        return [host for host in self._seen_on.get(promise.name, ()) if host != promise.host]
+
+    def conflicts_on(self, host: str) -> list[str]:
+        """Names of VMs that *host* has and that are promised elsewhere."""
+        return [
+            name
+            for name in self._seen.get(host, ())
+            if (promise := self._promises.get(name)) is not None and promise.host != host
+        ]
+
+    def renamed(self, old: str, new: str) -> None:
+        """The host called *old* is called *new*; the store knows already."""
+        for promise in self.of_host(old):
+            self._keep(replace(promise, host=new))
+        names = self._seen.get(old, _NOTHING)
+        self.see(old, _NOTHING)
+        self.see(new, names)
+
+    async def put(self, promise: Promise, *more: Change, **changes: Any) -> Promise:
+        """Write *promise* with *changes* and the time, and *more* with it; returns it as written.
+
+        Raises NameTaken or StoreUnavailable, and nothing has changed.
+        """
+        promise = replace(promise, **changes, changed_s=self._now_s())
+        before = self._promises.get(promise.name)
+        assert before is None or before.key != promise.key or promise.status in NEXT[before.status]
+        await self._store.write(PutPromise(promise), *more)
+        self._keep(promise)
+        return promise
+
+    async def put_all(self, promises: Iterable[Promise], *more: Change) -> None:
+        """Write all of *promises* with the time, and *more*, or nothing."""
+        now_s = self._now_s()
+        written = [replace(promise, changed_s=now_s) for promise in promises]
+        await self._store.write(*map(PutPromise, written), *more)
+        for promise in written:
+            self._keep(promise)
+
+    async def write(self, *changes: Change) -> None:
+        """Write what is no promise."""
+        await self._store.write(*changes)
+
+    def believe(self, promise: Promise) -> Promise:
+        """Take *promise* for true though the store could not be told; it is when it is settled."""
+        self._keep(promise)
+        return promise
+
+    def busy(self, name: str) -> bool:
+        """Whether somebody has the turn of *name*."""
+        return name in self._turns
+
+    @asynccontextmanager
+    async def turn(self, name: str) -> AsyncIterator[None]:
+        """The right to change what is promised under *name*."""
+        turn = self._turns.get(name)
+        if turn is None:
+            turn = self._turns[name] = _Turn()
+        turn.wanted += 1
+        try:
+            async with turn.lock:
+                yield
+        finally:
+            turn.wanted -= 1
+            if not turn.wanted:
+                del self._turns[name]
+
+    def _keep(self, promise: Promise) -> None:
+        name = promise.name
+        before = self._promises.get(name)
+        if before is not None:
+            if before.host != promise.host or promise.status is Status.GONE:
+                _drop(self._of_host, before.host, name)
+            if before.spec.labels != promise.spec.labels or promise.status is Status.GONE:
+                for label in before.spec.labels:
+                    _drop(self._of_label, label, name)
+        if promise.status is Status.GONE:
+            self._promises.pop(name, None)
+            return
+        self._promises[name] = promise
+        self._of_host.setdefault(promise.host, {})[name] = None
+        for label in promise.spec.labels:
+            self._of_label.setdefault(label, {})[name] = None
+
+
+class _Turn:
+    __slots__ = ("lock", "wanted")
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.wanted = 0
+
+
+def _drop(index: dict[Any, dict[str, None]], key: Any, name: str) -> None:
+    names = index.get(key)
+    if names is not None:
+        names.pop(name, None)
+        if not names:
+            del index[key]
+
+
+def count_by_status(promises: Iterable[Promise]) -> Mapping[Status, int]:
+    """How many promises are in each status."""
+    counts = dict.fromkeys(Status, 0)
+    for promise in promises:
+        counts[promise.status] += 1
+    return counts

@@ -1,0 +1,165 @@
+"""Asking hosts for changes: each answer becomes an outcome, and how a host behaved is noted.
+
+A host that takes long, or whose answer was lost, is not preferred until that is over; one that
+refuses a connection gets nothing new until a poll finds it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+from schedulercommon.model import VmSpec
+from schedulerglobal.core.outcomes import (
+    Meaning,
+    Outcome,
+    Reply,
+    deploy_outcome,
+    remove_outcome,
+)
+from schedulerglobal.core.promises import Promise
+from schedulerglobal.fleet import Fleet, Host
+from schedulerglobal.ports import HostClient, NoAnswer, NotSent
+
+SLOW_S = 2.0
+PUBLISHED = "published:"
+"""Begins the ids of attempts made by the published routes, which carry none to the host."""
+
+_THERE = {"deployed": True, "removed": False, "undone": False, "cancelled": False}
+
+
+class HostCalls:
+    """Changes asked of hosts. None of these raises."""
+
+    def __init__(self, client: HostClient, fleet: Fleet, moved: Callable[[Host], None]) -> None:
+        self._client = client
+        self._fleet = fleet
+        self._moved = moved
+        """Told of a host that is worth another poll soon."""
+
+    async def deploy(self, host: Host, spec: VmSpec, attempt: str) -> Outcome:
+        """Ask *host* for *spec*; never ``ASK``."""
+        with _Watch(self._fleet, host):
+            try:
+                reply = await self._client.deploy(
+                    host.url, replace(spec, request_id=attempt), typed=host.typed
+                )
+            except NotSent as problem:
+                return self._not_sent(host, problem)
+            except NoAnswer as problem:
+                return self._no_answer(host, problem)
+            outcome = deploy_outcome(reply, spec.name)
+            if outcome.meaning is Meaning.ASK:
+                self._fleet.refused(host, sure=False)
+                outcome = await self._asked(host, spec.name, outcome.reason)
+            elif outcome.code == "no-capacity":
+                self._fleet.refused(host, sure=True)
+            elif outcome.meaning is Meaning.DONE:
+                host.refusals = 0
+            if outcome.meaning is not Meaning.DONE:
+                self._moved(host)
+            return outcome
+
+    async def remove(self, host: Host, name: str) -> Outcome:
+        """Have *host* remove the VM called *name*; never ``ASK``."""
+        with _Watch(self._fleet, host):
+            try:
+                reply = await self._client.remove(host.url, name, typed=host.typed)
+            except NotSent as problem:
+                return self._not_sent(host, problem)
+            except NoAnswer as problem:
+                return self._no_answer(host, problem)
+            outcome = remove_outcome(reply)
+            if outcome.meaning is Meaning.ASK:
+                there = await self._has(host, name)
+                reason = outcome.reason
+                if there is None:
+                    return Outcome(Meaning.UNKNOWN, reason=reason)
+                if there:
+                    return Outcome(Meaning.REFUSED, "hypervisor-failed", reason)
+                return Outcome(Meaning.DONE)
+            if outcome.meaning is Meaning.DONE:
+                self._moved(host)
+            return outcome
+
+    async def settle(self, host: Host, promise: Promise) -> bool | None:
+        """Whether the VM of *promise*'s attempt is on *host*; None if that cannot be told yet.
+
+        False means also that it never will be.
+        """
+        if not host.typed:
+            # an older local scheduler may still be at work on it
+            return await self._has(host, promise.name) or None
+        if promise.attempt.startswith(PUBLISHED):
+            # it knows the typed routes by now, so it was started anew and is at work on nothing
+            return await self._has(host, promise.name)
+        try:
+            reply = await self._client.cancel(host.url, promise.attempt)
+        except NotSent as problem:
+            self._not_sent(host, problem)
+            return None
+        except NoAnswer:
+            return None
+        document = reply.document
+        outcome = document.get("outcome") if isinstance(document, dict) else None
+        return _THERE.get(outcome) if isinstance(outcome, str) else None
+
+    async def pass_on(
+        self, host: Host, method: str, path: str, document: dict[str, object] | None = None
+    ) -> Reply | Outcome:
+        """The host's own answer, or why there is none."""
+        try:
+            return await self._client.ask(host.url, method, path, document)
+        except NotSent as problem:
+            return self._not_sent(host, problem)
+        except NoAnswer as problem:
+            return Outcome(Meaning.UNKNOWN, "host-unreachable", str(problem))
+
+    async def _asked(self, host: Host, name: str, reason: str) -> Outcome:
+        """What a refusal without a code means, by the host's list of VMs. Such a host says in
+        words alone what it lacks; most often that is room."""
+        there = await self._has(host, name)
+        if there is None:
+            return Outcome(Meaning.UNKNOWN, reason=reason)
+        if there:
+            return Outcome(Meaning.DONE)
+        return Outcome(Meaning.ELSEWHERE, "no-capacity", reason)
+
+    async def _has(self, host: Host, name: str) -> bool | None:
+        try:
+            return name in await self._client.names(host.url)
+        except (NotSent, NoAnswer):
+            return None
+
+    def _not_sent(self, host: Host, problem: NotSent) -> Outcome:
+        self._fleet.refused_connection(host, str(problem))
+        self._moved(host)
+        return Outcome(Meaning.ELSEWHERE, "host-unreachable", str(problem))
+
+    def _no_answer(self, host: Host, problem: NoAnswer) -> Outcome:
+        self._moved(host)
+        return Outcome(Meaning.UNKNOWN, "host-unreachable", str(problem))
+
+
+class _Watch:
+    """Notes that a host takes long, for as long as it does."""
+
+    __slots__ = ("_fleet", "_host", "_noted", "_timer")
+
+    def __init__(self, fleet: Fleet, host: Host) -> None:
+        self._fleet = fleet
+        self._host = host
+        self._noted = False
+
+    def __enter__(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(SLOW_S, self._note)
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        if self._noted:
+            self._fleet.hesitate(self._host, -1)
+
+    def _note(self) -> None:
+        self._noted = True
+        self._fleet.hesitate(self._host, 1)

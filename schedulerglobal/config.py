@@ -1,0 +1,98 @@
+"""What the operator decided about the global scheduler: read once, checked once, typed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from schedulercommon.errors import ConfigError
+from schedulerglobal.core.policies import Policy, parse_policy
+from schedulerprocess.settings import parse_port, parse_seconds, read_setting
+
+DEFAULT_STORE = "sqlite:///./schedulerglobal.db"
+_HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]", re.ASCII)
+_OWN_NAMES = frozenset({"127.0.0.1", "localhost", "::1", "0.0.0.0", "::"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GlobalSettings:
+    """See ``dotenv`` for units and defaults."""
+
+    address: str = "127.0.0.1"
+    port: int = 8100
+    delay_s: float = 15.0
+    urls: tuple[str, ...] = ()
+    """Of the local schedulers."""
+    token_file: Path | None = None
+    local_token_file: Path | None = None
+    """With the token sent to them."""
+    store: str = DEFAULT_STORE
+    policy: Policy
+    call_timeout_s: float = 90.0
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str], hosts: str | None = None) -> GlobalSettings:
+        """*hosts* is a list that replaces SCG_NODE_URL_LIST. Raises ConfigError, naming the
+        setting."""
+        address = read_setting(env, "SCG_URL", str, "127.0.0.1")
+        port = read_setting(env, "SCG_PORT", parse_port, 8100)
+        if hosts is None:
+            urls, named = (
+                read_setting(env, "SCG_NODE_URL_LIST", parse_urls, ()),
+                "SCG_NODE_URL_LIST",
+            )
+        else:
+            urls, named = read_setting({"--list": hosts}, "--list", parse_urls, ()), "--list"
+        for url in urls:
+            if is_own(url, address, port):
+                raise ConfigError(
+                    f"{named}: {url} is this global scheduler itself; name local schedulers only"
+                )
+        return cls(
+            address=address,
+            port=port,
+            delay_s=read_setting(env, "SCG_DELAY", parse_seconds, 15.0),
+            urls=urls,
+            token_file=read_setting(env, "SCG_TOKEN_FILE", Path, None),
+            local_token_file=read_setting(env, "SCG_LOCAL_TOKEN_FILE", Path, None),
+            store=read_setting(env, "SCG_STORE", str, DEFAULT_STORE),
+            policy=read_setting(env, "SCG_POLICY", parse_policy, parse_policy("progress")),
+            call_timeout_s=read_setting(env, "SCG_CALL_TIMEOUT", parse_seconds, 90.0),
+        )
+
+
+def parse_urls(text: str) -> tuple[str, ...]:
+    """Addresses parted by commas; raises ValueError for a bad one or one given twice."""
+    urls = [parse_url(part.strip()) for part in text.split(",") if part.strip()]
+    for number, url in enumerate(urls):
+        if url in urls[:number]:
+            raise ValueError(f"{url} is given twice; give it once")
+    return tuple(urls)
+
+
+def parse_url(text: str) -> str:
+    """``http://host:port``, from that or from ``host:port``; raises ValueError with a sentence."""
+    wrong = f"{text[:100]!r} is not the address of a local scheduler; write http://HOST:PORT"
+    whole = text if "://" in text else f"http://{text}"
+    try:
+        parts = urlsplit(whole)
+        port = parts.port
+    except ValueError:
+        raise ValueError(wrong) from None
+    if parts.scheme != "http":
+        raise ValueError(f"{text[:100]!r} is not an http:// address; write http://HOST:PORT")
+    host = parts.netloc.rpartition(":")[0] if port is not None else parts.netloc
+    extra = parts.path.strip("/") or parts.query or parts.fragment or parts.username is not None
+    if extra or not port or not _HOST.fullmatch(host):
+        raise ValueError(wrong)
+    return f"http://{host.lower()}:{port}"
+
+
+def is_own(url: str, address: str, port: int) -> bool:
+    """Whether *url* leads to a service listening on *address* and *port*."""
+    parts = urlsplit(url)
+    ours = _OWN_NAMES | {address.lower()} if address in _OWN_NAMES else {address.lower()}
+    return parts.port == port and parts.hostname in ours

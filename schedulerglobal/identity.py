@@ -1,0 +1,98 @@
+"""Who answers at an address: the host known there, one that moved, a new one, or a double.
+
+A host goes by the name it gives itself, an older one by its address. Two that give the same name
+while both answer are told apart by nobody, so the second is refused.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from schedulerglobal.book import Book
+from schedulerglobal.core.health import Health
+from schedulerglobal.fleet import Address, Fleet, Host
+from schedulerglobal.ports import Change, HostRecord, PutHost, RenameHost, Report
+from schedulerprocess.events import EventLog
+
+_log = logging.getLogger(__name__)
+
+
+async def identified(
+    address: Address, report: Report, fleet: Fleet, book: Book, events: EventLog
+) -> Host | None:
+    """The host that gave *report* at *address*; None for a double, which ``address.problem``
+    explains. Raises StoreUnavailable."""
+    name = report.status.name
+    host = address.host
+    if host is not None and host.name == name:
+        return host
+    if host is not None and host.name == address.label and fleet.find(name) is None:
+        return await _named(host, name, fleet, book, events)
+    if host is not None:
+        address.host = None
+        problem = f"its address {address.url} is answered by {name} now"
+        fleet.away(host, problem)
+        events.record("host", host=host.name, state=host.state, reason=problem)
+    known = fleet.find(name)
+    if known is None:
+        return await _new(address, name, fleet, book, events)
+    other = fleet.address_of(known)
+    if other is not None and known.health is Health.UP:
+        _refuse_double(address, name, other)
+        return None
+    return await _moved(address, known, fleet, book, events)
+
+
+async def _named(host: Host, name: str, fleet: Fleet, book: Book, events: EventLog) -> Host:
+    """An older host was renewed and has a name of its own now."""
+    old = host.name
+    record = replace(host.record, name=name)
+    await book.write(RenameHost(old, name), PutHost(record))
+    fleet.set_record(host, record)
+    book.renamed(old, name)
+    events.record("host", host=name, state=host.state, was_called=old)
+    return host
+
+
+async def _new(address: Address, name: str, fleet: Fleet, book: Book, events: EventLog) -> Host:
+    record = HostRecord(name=name, url=address.url, labels=address.labels, added=address.added)
+    await book.write(PutHost(record))
+    host = fleet.add(record)
+    address.host = host
+    address.problem = ""
+    events.record("host", host=name, state="new", url=address.url)
+    return host
+
+
+async def _moved(address: Address, host: Host, fleet: Fleet, book: Book, events: EventLog) -> Host:
+    """A host known from before, at another address or after a while."""
+    other = fleet.address_of(host)
+    changes: list[Change] = []
+    record = replace(
+        host.record,
+        url=address.url,
+        added=host.record.added or address.added,
+        labels={**host.record.labels, **address.labels},
+    )
+    if record != host.record:
+        changes.append(PutHost(record))
+        await book.write(*changes)
+    if other is not None:
+        other.host = None
+        other.problem = f"{host.name} answers at {address.url} now"
+    fleet.set_record(host, record)
+    address.host = host
+    address.problem = ""
+    events.record("host", host=host.name, state="moved", url=address.url)
+    return host
+
+
+def _refuse_double(address: Address, name: str, other: Address) -> None:
+    problem = (
+        f"it calls itself {name}, as the host at {other.url} does; give each its own SCL_NAME,"
+        " or take one of the two addresses off the list"
+    )
+    if address.problem != problem:
+        _log.error("%s is left out: %s", address.url, problem)
+    address.problem = problem

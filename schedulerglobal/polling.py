@@ -1,0 +1,216 @@
+"""Looking at every host again and again: how it is, who it is, and whether it has what it should.
+
+Each address has a time of its own; a few workers do the asking, so that a thousand hosts are not
+asked at once and a hundred that hang take only a hundred places.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from random import Random
+
+from schedulercommon.errors import RefusedError
+from schedulerglobal.book import Book
+from schedulerglobal.core.health import Health
+from schedulerglobal.core.promises import Status
+from schedulerglobal.core.reconcile import corrected
+from schedulerglobal.fleet import Address, Fleet, Host
+from schedulerglobal.identity import identified
+from schedulerglobal.ports import HostClient, NoAnswer, NotSent, Report
+from schedulerglobal.settling import Settler
+from schedulerprocess.events import EventLog
+
+WORKERS = 256
+JITTER = 0.1
+"""Polls of a host are this part of the delay earlier or later, by chance."""
+SOON_S = 0.1
+"""A host that changed is looked at after so long, which gathers changes that come together."""
+ANEW_EVERY = 40
+"""Every so many looks an older host is asked for the typed routes: it may have been renewed."""
+
+_log = logging.getLogger(__name__)
+
+
+class Poller:
+    """Polls the addresses of a fleet until cancelled."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        book: Book,
+        client: HostClient,
+        events: EventLog,
+        *,
+        delay_s: float,
+        monotonic_s: Callable[[], float],
+        now_s: Callable[[], float],
+        rng: Random,
+    ) -> None:
+        self._fleet = fleet
+        self._book = book
+        self._client = client
+        self._events = events
+        self._delay_s = delay_s
+        self._monotonic_s = monotonic_s
+        self._now_s = now_s
+        self._rng = rng
+        self._due: asyncio.Queue[Address] = asyncio.Queue()
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._at_work: set[str] = set()
+        self.first_round = asyncio.Event()
+        """Set once every address was looked at."""
+        self.polls = 0
+
+    async def run(self, settler: Settler) -> None:
+        """Look at all addresses now, and then each after its delay."""
+        async with asyncio.TaskGroup() as workers:
+            for address in self._fleet.addresses.values():
+                self._due.put_nowait(address)
+            self._note_round()
+            for number in range(WORKERS):
+                workers.create_task(self._work(settler), name=f"poll {number}")
+
+    def expect(self, address: Address) -> None:
+        """Poll *address* from now on."""
+        self._arm(address, self._delay_s)
+
+    def soon(self, host: Host) -> None:
+        """Look at *host* in a moment: something changed there."""
+        address = self._fleet.address_of(host)
+        timer = self._timers.get(address.url) if address is not None else None
+        if address is None or timer is None or address.url in self._at_work:
+            return  # it is being looked at, or about to be
+        if timer.when() > asyncio.get_running_loop().time() + SOON_S:
+            self._arm(address, SOON_S)
+
+    def _arm(self, address: Address, after_s: float) -> None:
+        timer = self._timers.pop(address.url, None)
+        if timer is not None:
+            timer.cancel()
+        self._timers[address.url] = asyncio.get_running_loop().call_later(
+            after_s, self._fall_due, address
+        )
+
+    def _fall_due(self, address: Address) -> None:
+        self._timers.pop(address.url, None)
+        self._due.put_nowait(address)
+
+    async def _work(self, settler: Settler) -> None:
+        while True:
+            address = await self._due.get()
+            self._at_work.add(address.url)
+            try:
+                await self._look(address, settler)
+            except Exception:  # noqa: BLE001  # one host's oddity must not end the polling
+                _log.exception("polling %s failed; it is tried again", address.url)
+            finally:
+                self._at_work.discard(address.url)
+            address.looked = True
+            self._note_round()
+            jitter = self._rng.uniform(1 - JITTER, 1 + JITTER)
+            self._arm(address, self._delay_s * jitter)
+
+    def _note_round(self) -> None:
+        if not self.first_round.is_set() and all(
+            address.looked for address in self._fleet.addresses.values()
+        ):
+            self.first_round.set()
+
+    async def _look(self, address: Address, settler: Settler) -> None:
+        host = address.host
+        before = host.report if host is not None else None
+        address.looks += 1
+        if host is not None and (
+            host.look_anew or host.missed or (not host.typed and address.looks % ANEW_EVERY == 0)
+        ):
+            before = None
+        begun_s, begun_at_s = self._monotonic_s(), self._now_s()
+        self.polls += 1
+        try:
+            report = await self._client.look(address.url, before)
+        except (NotSent, NoAnswer) as problem:
+            self._missed(address, host, str(problem))
+            return
+        try:
+            await self.take_in(address, report, begun_s, begun_at_s, settler)
+        except RefusedError as problem:
+            _log.warning("what %s says could not be written down: %s", address.url, problem)
+
+    async def take_in(
+        self,
+        address: Address,
+        report: Report | None,
+        begun_s: float,
+        begun_at_s: float,
+        settler: Settler,
+    ) -> None:
+        """Believe what was answered at *address*; raises StoreUnavailable."""
+        host = address.host
+        if report is not None:
+            host = await identified(address, report, self._fleet, self._book, self._events)
+        if host is None:
+            return
+        was = host.health
+        names = report.names if report is not None else self._book.seen(host.name)
+        self._fleet.take_in(host, report, begun_s)
+        self._note_health(host, was)
+        await self._compare(host, names, begun_at_s)
+        settler.pursue_all(host)
+
+    async def _compare(self, host: Host, names: frozenset[str], begun_at_s: float) -> None:
+        """Correct what was promised of *host* by the VMs it has."""
+        for name in sorted(self._book.see(host.name, names)):
+            promise = self._book.find(name)
+            if promise is not None and (promise.host != host.name or host.record.fenced):
+                self._events.record("conflict", vm=name, host=host.name, promised_on=promise.host)
+        wrong, host.look_anew = corrected(
+            [p for p in self._book.of_host(host.name) if not self._book.busy(p.name)],
+            names,
+            begun_s=begun_at_s,
+            typed=host.typed,
+            fenced=host.record.fenced,
+        )
+        if wrong:
+            await asyncio.gather(
+                *[self._correct(each.name, names, begun_at_s, host) for each in wrong]
+            )
+
+    async def _correct(
+        self, name: str, names: frozenset[str], begun_at_s: float, host: Host
+    ) -> None:
+        async with self._book.turn(name):
+            promise = self._book.find(name)
+            if promise is None or promise.host != host.name:
+                return
+            wrong, _ = corrected(
+                [promise],
+                names,
+                begun_s=begun_at_s,
+                typed=host.typed,
+                fenced=host.record.fenced,
+            )
+            for after in wrong:
+                await self._book.put(after)
+                if after.status is not promise.status:
+                    kind = "removed" if after.status is Status.GONE else after.status.value
+                    self._events.record(kind, vm=name, host=host.name, reason=after.reason)
+
+    def _missed(self, address: Address, host: Host | None, problem: str) -> None:
+        if host is None:
+            if address.problem != problem:
+                _log.warning("nobody known answers at %s: %s", address.url, problem)
+            address.problem = problem
+            return
+        was = host.health
+        self._fleet.missed(host, problem)
+        self._note_health(host, was)
+
+    def _note_health(self, host: Host, was: Health) -> None:
+        if host.health is not was:
+            self._events.record(
+                "host", host=host.name, state=host.state, was=was, reason=host.problem
+            )
+            if host.health is not Health.UP:
+                _log.warning("host %s is %s: %s", host.name, host.health, host.problem)

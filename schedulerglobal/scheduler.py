@@ -1,0 +1,251 @@
+"""The global scheduler as its routes see it: what may be asked of a cluster.
+
+Puts the parts together and passes verbs on; deploys, removals and the care of hosts have modules
+of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, replace
+from itertools import count
+from random import Random
+from typing import Any
+from uuid import uuid4
+
+from schedulercommon.errors import (
+    BadRequest,
+    HostRefused,
+    HostUnreachable,
+    NotReady,
+    WrongState,
+)
+from schedulercommon.model import VmSpec
+from schedulerglobal.book import Book
+from schedulerglobal.calls import HostCalls
+from schedulerglobal.core.capacity import fits
+from schedulerglobal.core.outcomes import Outcome
+from schedulerglobal.core.policies import Policy
+from schedulerglobal.core.promises import Promise
+from schedulerglobal.core.ranking import Ranker, Turn
+from schedulerglobal.core.view import Shape
+from schedulerglobal.fleet import Fleet, Host
+from schedulerglobal.hostadmin import HostAdmin
+from schedulerglobal.orders import Order
+from schedulerglobal.placement import Placement, Placer
+from schedulerglobal.polling import Poller
+from schedulerglobal.ports import DropHost, ForgetGone, HostClient, Store
+from schedulerglobal.removal import Removal, Remover, placed
+from schedulerglobal.settling import Settler
+from schedulerprocess.events import EventLog
+
+GONE_KEPT_S = 86_400.0
+"""How long the store remembers what is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Time and chance, handed in."""
+
+    now_s: Callable[[], float]
+    """Since the epoch."""
+    monotonic_s: Callable[[], float]
+    sleep: Callable[[float], Coroutine[Any, Any, None]]
+    rng: Random
+
+
+class ClusterScheduler:
+    """One cluster; every refusal is a RefusedError, and nothing has changed."""
+
+    def __init__(
+        self,
+        store: Store,
+        client: HostClient,
+        around: Surroundings,
+        *,
+        urls: tuple[str, ...],
+        policy: Policy,
+        delay_s: float,
+    ) -> None:
+        self.events = EventLog(around.now_s)
+        self.fleet = Fleet(around.monotonic_s)
+        self.book = Book(store, around.now_s)
+        self.policy = policy
+        self._urls = urls
+        self._client = client
+        self._around = around
+        self.poller = Poller(
+            self.fleet,
+            self.book,
+            client,
+            self.events,
+            delay_s=delay_s,
+            monotonic_s=around.monotonic_s,
+            now_s=around.now_s,
+            rng=around.rng,
+        )
+        self._calls = HostCalls(client, self.fleet, self.poller.soon)
+        self.settler = Settler(
+            self.fleet,
+            self.book,
+            self._calls,
+            self.events,
+            sleep=around.sleep,
+            rng=around.rng,
+        )
+        unique = uuid4().hex
+        ids = (f"{unique}-{number}" for number in count(1))
+        self.placer = Placer(
+            self.fleet,
+            self.book,
+            self._calls,
+            self.settler,
+            Ranker(self.fleet.view, Turn(around.rng)),
+            self.events,
+            policy=policy,
+            fresh_id=lambda: next(ids),
+        )
+        self.admin = HostAdmin(
+            self.fleet,
+            self.book,
+            client,
+            self.poller,
+            self.settler,
+            self.events,
+            now_s=around.now_s,
+            monotonic_s=around.monotonic_s,
+        )
+        self._remover = Remover(self.fleet, self.book, self._calls, self.settler)
+        self.opened = False
+        """Whether the store was read."""
+        self._closing = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether every address was looked at, and changes are taken."""
+        return self.opened and self.poller.first_round.is_set() and not self._closing
+
+    async def open(self) -> None:
+        """Read the store; raises as :meth:`schedulerglobal.ports.Store.open` does."""
+        records = await self.book.open()
+        await self.book.write(ForgetGone(self._around.now_s() - GONE_KEPT_S))
+        for url in self._urls:
+            self.fleet.expect(url)
+        for record in records:
+            listed = record.url in self._urls
+            if not listed and not record.added and not self.book.count_of_host(record.name):
+                await self.book.write(DropHost(record.name))
+                continue
+            host = self.fleet.add(record)
+            if not listed and not record.added:
+                self.fleet.away(host, "it is on the list of hosts no longer")
+                continue
+            address = self.fleet.addresses.get(record.url)
+            if address is None:
+                address = self.fleet.expect(record.url, labels=record.labels, added=record.added)
+            if address.host is None:
+                address.host = host
+        self.opened = True
+
+    async def run(self) -> None:
+        """Poll until cancelled."""
+        await self.poller.run(self.settler)
+
+    async def close(self) -> None:
+        """Take nothing new, and leave the rest to the next start."""
+        self._closing = True
+        await self.settler.close()
+        await self.book.close()
+
+    def check_ready(self) -> None:
+        """Raise NotReady before the hosts are known, and once the end has begun."""
+        if not self.ready:
+            raise NotReady("this global scheduler is starting or stopping; try again in a moment")
+
+    async def deploy(self, spec: VmSpec, order: Order | None = None) -> Placement:
+        """Place *spec*, or find it placed already."""
+        self.check_ready()
+        return await self.placer.deploy(spec, order or Order())
+
+    async def remove(self, name: str) -> Removal:
+        """Stop the VM called *name* by force and forget it."""
+        self.check_ready()
+        return await self._remover.remove(name)
+
+    async def act(
+        self, name: str, method: str, rest: str, document: dict[str, object]
+    ) -> tuple[Promise | None, Host, Mapping[str, Any]]:
+        """Pass a verb on to the host of the VM called *name*; returns its answer."""
+        self.check_ready()
+        async with self.book.turn(name):
+            promise = placed(self.book, name)
+            host = self.host_of(name, promise)
+            if not host.typed:
+                raise WrongState(
+                    f"the local scheduler of host {host.name} is too old for that; renew it"
+                )
+            reply = await self._calls.pass_on(host, method, f"/v1/vms/{name}{rest}", document)
+            if isinstance(reply, Outcome):
+                raise HostUnreachable(
+                    f"host {host.name} did not answer ({reply.reason}); look at the VM, then"
+                    " repeat the request"
+                )
+            answer = _understood(host, reply.status, reply.document)
+            self.poller.soon(host)
+            if promise is not None:
+                promise = await self._resized(promise, answer)
+            return promise, host, answer
+
+    async def _resized(self, promise: Promise, answer: Mapping[str, Any]) -> Promise:
+        """Take over the size the host says the VM has now."""
+        vcpus, memory_mib = answer.get("vcpus"), answer.get("memory_mib")
+        spec = promise.spec
+        if not isinstance(vcpus, int) or not isinstance(memory_mib, int):
+            return promise
+        if (vcpus, memory_mib) == (spec.vcpus, spec.memory_mib) or min(vcpus, memory_mib) < 1:
+            return promise
+        spec = replace(
+            spec,
+            vcpus=vcpus,
+            memory_mib=memory_mib,
+            max_vcpus=max(vcpus, spec.max_vcpus if spec.max_vcpus > spec.vcpus else 0),
+            max_memory_mib=max(
+                memory_mib, spec.max_memory_mib if spec.max_memory_mib > spec.memory_mib else 0
+            ),
+        )
+        return await self.book.put(promise, spec=spec)
+
+    def host_of(self, name: str, promise: Promise | None) -> Host:
+        """Where the VM called *name* is."""
+        return self.fleet.named(promise.host if promise else self.book.seen_on(name)[0])
+
+    async def detail(self, name: str) -> Mapping[str, Any] | None:
+        """What its host says of the VM called *name*; None if it cannot be asked."""
+        promise = self.book.find(name)
+        host = self.fleet.find(promise.host if promise else self.book.seen_on(name)[0])
+        if host is None or not host.typed or not host.answers:
+            return None
+        reply = await self._calls.pass_on(host, "GET", f"/v1/vms/{name}")
+        if isinstance(reply, Outcome) or reply.status != 200:
+            return None
+        return reply.document if isinstance(reply.document, dict) else None
+
+    def capacity(self, shape: Shape) -> list[tuple[str, int]]:
+        """How many more VMs of *shape* each host could take."""
+        counts = fits(self.fleet.view, shape)
+        return [(host.name, int(counts[host.row])) for host in self.fleet]
+
+
+def _understood(host: Host, status: int, document: Any) -> Mapping[str, Any]:
+    """The host's answer to a verb, if it is one; raises HostRefused or BadRequest."""
+    if isinstance(document, dict):
+        if status < 300 and document.get("success", True) is True:
+            return document
+        code, reason = document.get("code"), document.get("reason")
+        if isinstance(code, str) and isinstance(reason, str):
+            if code == "bad-request":
+                raise BadRequest(reason)
+            raise HostRefused(host.name, code, reason)
+    raise HostUnreachable(
+        f"the answer of host {host.name} makes no sense (status {status}); look at its log"
+    )

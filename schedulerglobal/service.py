@@ -1,0 +1,88 @@
+"""``python -m schedulerglobal``: the service, from its start to its end.
+
+The store is opened first, so that a second global scheduler on it does not begin to listen; then
+the port, so that whoever waits for ``/readyz`` finds it; changes are taken once every host was
+looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import time
+from contextlib import AsyncExitStack
+from random import Random
+
+from schedulerglobal.adapters.api import create_app, serve
+from schedulerglobal.adapters.hostclient import HttpHosts
+from schedulerglobal.adapters.stores import store_for
+from schedulerglobal.config import GlobalSettings
+from schedulerglobal.core.health import Health
+from schedulerglobal.scheduler import ClusterScheduler, Surroundings
+from schedulerprocess.collector import calm_collector
+from schedulerprocess.lifetime import ended, stop_on_signals, stopped_before
+from schedulerweb.guard import read_tokens
+from schedulerweb.server import urls
+
+LONGEST_POLL_S = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+def run_service(settings: GlobalSettings) -> None:
+    """Serve until a signal; raises VmStackError if that cannot begin."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level="INFO")
+    asyncio.run(_serve(settings))
+
+
+async def _serve(settings: GlobalSettings) -> None:
+    stop = stop_on_signals()
+    _raise_file_limit()
+    tokens = read_tokens(settings.local_token_file)
+    async with AsyncExitStack() as stack:
+        client = HttpHosts(
+            token=tokens[0].decode() if tokens else "",
+            poll_timeout_s=min(settings.delay_s, LONGEST_POLL_S),
+            call_timeout_s=settings.call_timeout_s,
+        )
+        stack.push_async_callback(client.close)
+        scheduler = ClusterScheduler(
+            store_for(settings.store),
+            client,
+            Surroundings(time.time, time.monotonic, asyncio.sleep, Random()),
+            urls=settings.urls,
+            policy=settings.policy,
+            delay_s=settings.delay_s,
+        )
+        app = create_app(scheduler, settings, time.monotonic)
+        stack.push_async_callback(scheduler.close)
+        await scheduler.open()
+        runner = await serve(app, settings.address, settings.port)
+        stack.push_async_callback(runner.cleanup)
+        for url in urls(runner):
+            _log.info("listening on %s", url)
+        polling = asyncio.create_task(scheduler.run(), name="polling")
+        stack.push_async_callback(ended, polling)
+        first_round = asyncio.create_task(scheduler.poller.first_round.wait(), name="first round")
+        stack.push_async_callback(ended, first_round)
+        if await stopped_before(stop, first_round):
+            _log.info("stopping: it was not ready yet")
+            return
+        up = sum(host.health is Health.UP for host in scheduler.fleet)
+        _log.info(
+            "global scheduler is ready; hosts up: %d of %d, VMs promised: %d",
+            up,
+            len(scheduler.fleet.addresses),
+            len(scheduler.book),
+        )
+        calm_collector()
+        if not await stopped_before(stop, polling):
+            raise RuntimeError("polling ended by itself")
+        _log.info("stopping: what is under way is finished first")
+
+
+def _raise_file_limit() -> None:
+    """As many open files as are allowed: every host takes a connection."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

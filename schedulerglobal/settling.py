@@ -1,0 +1,152 @@
+"""Finishing what was begun: unknown outcomes are settled with their host, accepted removals are
+carried out, again and again until the host has answered.
+
+One pursuit per VM, a few at a time per host, ever less often; a host that does not answer is left
+alone until a poll finds it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from random import Random
+from typing import Any
+
+from schedulercommon.errors import RefusedError
+from schedulerglobal.book import Book
+from schedulerglobal.calls import HostCalls
+from schedulerglobal.core.outcomes import Meaning, Outcome
+from schedulerglobal.core.promises import Promise, Status
+from schedulerglobal.core.retries import retry_after_s
+from schedulerglobal.fleet import Fleet, Host
+from schedulerprocess.events import EventLog
+
+AT_ONCE_PER_HOST = 4
+
+_log = logging.getLogger(__name__)
+
+
+class Settler:
+    """Settles promises; all its methods want the name's turn to be held, but for pursuits."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        book: Book,
+        calls: HostCalls,
+        events: EventLog,
+        *,
+        sleep: Callable[[float], Coroutine[Any, Any, None]],
+        rng: Random,
+    ) -> None:
+        self._fleet = fleet
+        self._book = book
+        self._calls = calls
+        self._events = events
+        self._sleep = sleep
+        self._rng = rng
+        self._pursuits: dict[str, asyncio.Task[None]] = {}
+        self._gates: dict[int, asyncio.Semaphore] = {}
+
+    async def close(self) -> None:
+        """Leave off; what is unfinished is taken up at the next start."""
+        tasks = list(self._pursuits.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def settle(self, promise: Promise) -> Promise:
+        """Learn what became of an unknown attempt: placed, gone, or unknown as before.
+
+        Raises StoreUnavailable.
+        """
+        host = self._fleet.find(promise.host)
+        if host is None or not host.answers:
+            return promise
+        there = await self._calls.settle(host, promise)
+        if there is None:
+            return promise
+        if there:
+            self._fleet.hold(host, promise.attempt)
+            settled = await self._book.put(promise, status=Status.PLACED, settled=True, reason="")
+        else:
+            self._fleet.release(host, promise.attempt)
+            settled = await self._book.put(promise, status=Status.GONE, settled=True)
+        self._events.record(
+            "settled", vm=promise.name, host=host.name, status=settled.status, id=promise.attempt
+        )
+        return settled
+
+    async def remove(self, promise: Promise) -> tuple[Promise, Outcome]:
+        """Go on with the removal of *promise*, which was accepted: gone, or removing as before.
+
+        Raises StoreUnavailable.
+        """
+        host = self._fleet.find(promise.host)
+        if host is None or not host.answers:
+            where = f"host {promise.host} is down"
+            return promise, Outcome(Meaning.UNKNOWN, "host-unreachable", where)
+        if not promise.settled:
+            there = await self._calls.settle(host, promise)
+            if there is None:
+                return promise, Outcome(
+                    Meaning.UNKNOWN, reason=f"host {host.name} may still be at work on its deploy"
+                )
+            if not there:
+                return await self._gone(host, promise), Outcome(Meaning.DONE)
+        outcome = await self._calls.remove(host, promise.name)
+        if outcome.meaning is Meaning.DONE:
+            return await self._gone(host, promise), outcome
+        return promise, outcome
+
+    async def _gone(self, host: Host, promise: Promise) -> Promise:
+        self._fleet.release(host, promise.attempt)
+        gone = await self._book.put(promise, status=Status.GONE, settled=True, reason="")
+        self._events.record("removed", vm=promise.name, host=host.name)
+        return gone
+
+    def pursue_all(self, host: Host) -> None:
+        """Take up what is unfinished on *host*, which answers."""
+        for promise in self._book.of_host(host.name):
+            if promise.status is not Status.PENDING and self._wants_work(promise, host):
+                self.pursue(promise.name)
+
+    def pursue(self, name: str) -> None:
+        """Go on with *name* until it is finished or its host is away."""
+        if name not in self._pursuits:
+            task = asyncio.create_task(self._pursue(name), name=f"pursue {name}")
+            self._pursuits[name] = task
+            task.add_done_callback(lambda _: self._pursuits.pop(name, None))
+
+    async def _pursue(self, name: str) -> None:
+        tries = 0
+        while True:
+            await self._sleep(retry_after_s(tries, self._rng))
+            promise = self._book.find(name)
+            host = self._fleet.find(promise.host) if promise is not None else None
+            if host is None or not host.answers:
+                return
+            async with self._gate(host), self._book.turn(name):
+                promise = self._book.find(name)
+                if promise is None or not self._wants_work(promise, host):
+                    return
+                try:
+                    if promise.status is Status.REMOVING:
+                        await self.remove(promise)
+                    else:
+                        await self.settle(promise)
+                except RefusedError as problem:
+                    _log.warning("going on with %s failed: %s", name, problem)
+            tries += 1
+
+    def _wants_work(self, promise: Promise, host: Host) -> bool:
+        """Whether asking *host* would further *promise*. What an older local scheduler is still
+        at work on shows in its list of VMs, which polls look at."""
+        if promise.host != host.name or (not host.typed and not promise.settled):
+            return False
+        # nobody is placing it, or its turn would not have been had
+        return promise.status in (Status.PENDING, Status.UNKNOWN, Status.REMOVING)
+
+    def _gate(self, host: Host) -> asyncio.Semaphore:
+        return self._gates.setdefault(host.row, asyncio.Semaphore(AT_ONCE_PER_HOST))
