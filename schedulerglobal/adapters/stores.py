@@ -1,0 +1,25 @@
+"""Which store SCG_STORE names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from schedulercommon.errors import ConfigError
+from schedulerglobal.adapters.sqlitestore import SqliteStore
+from schedulerglobal.ports import Store
+
+_FORMS = "write sqlite:///./FILE, or sqlite:////FOLDER/FILE with the whole path"
+
+
+def store_for(url: str) -> Store:
+    """The store at *url*, not yet opened. Raises ConfigError unless it names one."""
+    scheme, _, rest = url.partition("://")
+    if scheme != "sqlite":
+        raise ConfigError(f"SCG_STORE: {url[:100]!r} names no kind of store known here; {_FORMS}")
+    # what is left of the path's slash would be a host
+    if not rest.startswith("/") or "?" in rest or "#" in rest or "\0" in rest:
+        raise ConfigError(f"SCG_STORE: {url[:100]!r} is not the address of a file; {_FORMS}")
+    path = rest.removeprefix("/")
+    if not path or path.startswith(":") or path.rpartition("/")[2] in ("", ".", ".."):
+        raise ConfigError(f"SCG_STORE: {url[:100]!r} names no file; {_FORMS}")
+    return SqliteStore(Path(path))
