@@ -17,6 +17,8 @@ T = TypeVar("T")
 D = TypeVar("D")
 Document = Mapping[str, Any]
 
+_LARGEST = 1 << 62
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vm:
@@ -263,9 +265,14 @@ def _told(document: Document, name: str, kind: type[T], otherwise: D) -> T | D:
 
 def _needed(document: Document, name: str, kind: type[T]) -> T:
     value = document.get(name)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+    if not isinstance(value, kind) or (kind is int and not _is_count(value)):
         raise ValueError(f"its field {name!r} is missing or not what it should be")
     return value
+
+
+def _is_count(value: object) -> bool:
+    """Whether it is a whole number one can calculate with; JSON's may have any length."""
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
 def _object(document: Any) -> dict[str, Any]:
@@ -286,8 +293,9 @@ def _level(document: Document, name: str) -> Level | None:
 
 
 def _number(document: Document, name: str) -> float | None:
-    value = document.get(name)
-    return float(value) if isinstance(value, int) else _told(document, name, float, None)
+    if isinstance(document.get(name), int):
+        return float(_needed(document, name, int))
+    return _told(document, name, float, None)
 
 
 def _amount(document: Document, name: str) -> Amount:
@@ -312,4 +320,6 @@ def _texts(document: Document, name: str) -> tuple[str, ...]:
 
 def _numbers(document: Document, name: str) -> tuple[int, ...] | None:
     told = _told(document, name, list, None)
-    return None if told is None else tuple([int(each) for each in told])
+    if told is not None and not all(map(_is_count, told)):
+        raise ValueError(f"its field {name!r} is not a list of whole numbers")
+    return None if told is None else tuple(told)

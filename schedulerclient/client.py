@@ -272,7 +272,7 @@ class Client:
     def _made(self, read: Callable[[Any], T], request: Request, status: int, document: Any) -> T:
         try:
             return read(document)
-        except (ValueError, TypeError) as problem:
+        except ValueError as problem:
             raise self._senseless(request, status, str(problem)) from problem
 
     def _senseless(self, request: Request, status: int, why: str) -> Unreachable:
