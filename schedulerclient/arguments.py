@@ -17,7 +17,6 @@ from schedulercommon.model import MAX_MEMORY_MIB, MAX_VCPUS, NAME
 from schedulerprocess.options import Options
 
 PROGRAM = "python -m schedulerclient"
-TIMEOUT_S = 60.0
 _LONGEST_S = 86_400
 
 _EPILOG = r"""
@@ -131,7 +130,7 @@ def _add_common(options: Options, prefix: str = "") -> None:
 
     add("--url", "URL", "where the scheduler listens (VMSTACK_URL, else http://127.0.0.1:8100)")
     add("--token-file", "FILE", "file with the token to send (VMSTACK_TOKEN_FILE, else none)")
-    add("--timeout", "S", f"how long an answer may take; s ({TIMEOUT_S:g})", _seconds)
+    add("--timeout", "S", "how long an answer may take; s (120)", _seconds)
     options.add_argument(
         "--json",
         dest=f"{prefix}json",

@@ -9,7 +9,7 @@ from argparse import Namespace
 from collections.abc import Iterable, Sequence
 
 from schedulerclient.answers import Event
-from schedulerclient.arguments import TIMEOUT_S, read_arguments
+from schedulerclient.arguments import read_arguments
 from schedulerclient.faults import Refused, Unreachable
 from schedulerclient.outcomes import (
     UNREACHABLE,
@@ -35,9 +35,8 @@ def main(arguments: Sequence[str]) -> int:
     from schedulerclient.config import make_client
     from schedulerprocess.settings import read_environment
 
-    timeout_s = TIMEOUT_S if asked.timeout is None else asked.timeout
     client = make_client(
-        read_environment(), url=asked.url, token_file=asked.token_file, timeout_s=timeout_s
+        read_environment(), url=asked.url, token_file=asked.token_file, timeout_s=asked.timeout
     )
     try:
         if asked.command == "events":

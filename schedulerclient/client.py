@@ -67,7 +67,8 @@ from schedulercommon.specdocument import spec_document
 T = TypeVar("T")
 
 DEFAULT_URL = "http://127.0.0.1:8100"
-TIMEOUT_S = 60.0
+TIMEOUT_S = 120.0
+"""Longer than a scheduler waits for a host, so that it is the scheduler who says what is up."""
 
 _OK, _CREATED = 200, 201
 _IDLE_S = 60.0  # a stream of events says something every 15 s
@@ -180,6 +181,9 @@ class Client:
 
     def hosts(self) -> tuple[Host, ...]:
         return self._get(read_hosts, "/v1/hosts")
+
+    def host(self, name: str) -> Host:
+        return self._get(read_host, _path("hosts", name))
 
     def add_host(self, url: str, labels: Mapping[str, str] | None = None) -> Host:
         """Schedule on the host whose local scheduler listens at *url*."""

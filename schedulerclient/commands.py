@@ -148,10 +148,7 @@ def _add_host(client: Client, asked: Namespace) -> Shown:
 
 def _label(client: Client, asked: Namespace) -> Shown:
     changes = _each_once(asked.labels)
-    found = [host for host in client.hosts() if host.name == asked.host]
-    if not found:
-        raise Refused("unknown-host", f"there is no host named {asked.host!r}; 'hosts' lists them")
-    labels = {**found[0].labels, **changes}
+    labels = {**client.host(asked.host).labels, **changes}
     kept = {name: text for name, text in labels.items() if text is not None}
     return _host(client.label_host(asked.host, kept))
 

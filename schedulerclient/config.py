@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from schedulerclient.client import DEFAULT_URL, Client
+from schedulerclient.client import DEFAULT_URL, TIMEOUT_S, Client
 from schedulerclient.transport import read_address
 from schedulercommon.errors import ConfigError, UsageError
 from schedulerprocess.settings import parse_file, read_setting
@@ -14,7 +14,7 @@ _LONGEST_TOKEN_FILE = 64 * 1024
 
 
 def make_client(
-    env: Mapping[str, str], *, url: str | None, token_file: str | None, timeout_s: float
+    env: Mapping[str, str], *, url: str | None, token_file: str | None, timeout_s: float | None
 ) -> Client:
     """The client for what the command line says, else the settings. Raises UsageError."""
     if url is None:
@@ -25,7 +25,7 @@ def make_client(
         file: Path | None = Path(token_file)
     else:
         file = read_setting(env, "VMSTACK_TOKEN_FILE", parse_file, None)
-    return Client(url, _token(file) if file else "", timeout_s)
+    return Client(url, _token(file) if file else "", timeout_s or TIMEOUT_S)
 
 
 def _said(option: str, url: str) -> str:

@@ -11,6 +11,8 @@ from rich.text import Text
 
 from schedulerclient.tables import Cell, Row, Table, printable
 
+_ROOMY = 100  # columns; with less, bars would crowd out words
+
 
 def draw(parts: Iterable[str | Table]) -> None:
     """Print sentences and tables."""
@@ -19,7 +21,17 @@ def draw(parts: Iterable[str | Table]) -> None:
         if isinstance(part, str):
             console.print(Text(printable(part)), soft_wrap=True)
         else:
-            console.print(_drawn(part))
+            console.print(_drawn(part if console.width >= _ROOMY else _without_bars(part)))
+
+
+def _without_bars(table: Table) -> Table:
+    kept = [place for place, column in enumerate(table.columns) if not column.drawn]
+
+    def narrowed(row: Row) -> Row:
+        return [row[place] for place in kept] if row else ()
+
+    columns = tuple(table.columns[place] for place in kept)
+    return Table(columns, [narrowed(row) for row in table.rows], narrowed(table.total))
 
 
 def _drawn(table: Table) -> RichTable:

@@ -177,7 +177,7 @@ def _used(cpus: Amount, memory_mib: Amount) -> tuple[Cell, str, str, Cell, str, 
 
 def _bar(amount: Amount) -> Cell:
     share = min(max(amount.used / amount.total, 0.0), 1.0) if amount.total > 0 else 0.0
-    full = round(share * _BAR)
+    full = max(round(share * _BAR), int(share > 0))
     style = "red" if share > 0.9 else "yellow" if share > 0.7 else "green"
     return Cell("█" * full + "░" * (_BAR - full), style)
 

@@ -127,6 +127,11 @@ REQUESTS: dict[str, tuple[Callable[[Client], object], object, Asked]] = {
         Asked("DELETE", "/v1/vms/web1", {}),
     ),
     "hosts": (lambda client: client.hosts(), [], Asked("GET", "/v1/hosts", {})),
+    "host": (
+        lambda client: client.host("h"),
+        host_document(),
+        Asked("GET", "/v1/hosts/h", {}),
+    ),
     "add host": (
         lambda client: client.add_host("h:8099", {"rack": "r1"}),
         host_document(),

@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 
 from schedulerclient.cli import main
+from schedulerclient.client import DEFAULT_URL, TIMEOUT_S
+from schedulerclient.commands import COMMANDS
 from schedulerprocess.options import exit_code
 from tests.scripted import (
     Say,
@@ -213,14 +215,13 @@ def test_hosts_are_added_and_labelled() -> None:
         assert ask(server, "add-host", "h:8099", "--label=rack=r1").code == 0
         assert server.asked[0].document == {"url": "h:8099", "labels": {"rack": "r1"}}
     labelled = host_document(labels={"rack": "r1", "kind": "big", "a": "b"})
-    with scripted(says([labelled]), says(labelled)) as server:
+    with scripted(says(labelled)) as server:
         assert ask(server, "label", "epyc-1", "rack=r2", "kind-", "new=").code == 0
         assert server.asked[1].method == "PATCH"
         assert server.asked[1].document == {"labels": {"rack": "r2", "a": "b", "new": ""}}
-    with scripted(says([labelled])) as server:
-        ended = ask(server, "label", "other", "rack=r2")
-        assert (ended.code, len(server.asked)) == (1, 1)
-        assert "no host named 'other'" in ended.err
+    with scripted(refuses("unknown-host", 404)) as server:
+        assert ask(server, "label", "other", "rack=r2").code == 1
+        assert [asked.method for asked in server.asked] == ["GET"]
 
 
 EXPLANATION = {
@@ -385,6 +386,16 @@ def test_wrong_usage_is_told_in_a_line(arguments: Sequence[str], told: str) -> N
     assert told in ended.err
 
 
+def test_help_is_at_hand_and_true() -> None:
+    told = run_process(Path.cwd(), "--help")
+    assert (told.code, told.err) == (0, "")
+    assert f"answer may take; s ({TIMEOUT_S:g})" in told.out
+    assert DEFAULT_URL in told.out
+    for name in (*COMMANDS, "events"):
+        assert re.search(rf"^    {name} ", told.out, re.MULTILINE), name
+        assert run_process(Path.cwd(), name, "--help").code == 0
+
+
 def test_wrong_address() -> None:
     ended = run("--url=ftp://node", "status")
     assert (ended.code, ended.out) == (2, "")
@@ -411,6 +422,7 @@ def test_settings(tmp_path: Path) -> None:
     ended = run_process(tmp_path, "status")
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.startswith("VMSTACK_URL: 'http://a b' is not where a scheduler listens")
+    (tmp_path / ".env").unlink()
     (tmp_path / "tokens").write_text("two words\n")
     ended = run("--token-file", str(tmp_path / "tokens"), "status")
     assert (ended.code, "holds no token" in ended.err) == (2, True)
