@@ -101,7 +101,8 @@ class DropHost:
 
 @dataclass(frozen=True, slots=True)
 class RenameHost:
-    """The host called *old*, and every promise on it, is called *new* from now on."""
+    """The host called *old*, and every promise on it, is called *new* from now on; a record that
+    was called *new* before is forgotten if there is one called *old*."""
 
     old: str
     new: str
@@ -131,16 +132,20 @@ class Store(Protocol):
     """Keeps promises and hosts through crashes. Used by one global scheduler at a time."""
 
     async def open(self) -> Contents:
-        """Raises ConfigError for a store of another kind or of a newer version, InputError for a
-        damaged one, StoreUnavailable for one that is locked, read-only, full or away."""
+        """Raises InputError for a store that is damaged, of another kind or of a newer version, and
+        StoreUnavailable for one that is in use, locked, read-only, full or away."""
         ...
 
     async def write(self, *changes: Change) -> None:
         """All of *changes*, in this order, or none; on disk when it returns.
 
-        Raises NameTaken if a promise's name belongs to another that is not gone, StoreUnavailable
-        if the store cannot take them now.
+        Raises NameTaken if a promise's name belongs to another that is not gone (looked at after
+        each change), StoreUnavailable if the store cannot take them now. A caller that is
+        cancelled meanwhile does not know whether they were taken. Of a reason, what the store has
+        no characters for is replaced.
         """
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """What is being written is written first; what comes later is refused."""
+        ...
