@@ -30,6 +30,8 @@ class Book:
         self._of_label: dict[tuple[str, str], dict[str, None]] = {}
         self._seen: dict[str, frozenset[str]] = {}
         self._seen_on: dict[str, dict[str, None]] = {}
+        self._taken_away: dict[str, dict[str, float]] = {}
+        """By host, names removed there since it was looked at, and when."""
         self._turns: dict[str, _Turn] = {}
 
     async def open(self) -> tuple[HostRecord, ...]:
@@ -78,6 +80,24 @@ class Book:
         for name, hosts in self._seen_on.items():
             if name not in self._promises:
                 yield name, list(hosts)
+
+    def take_away(self, host: str, name: str) -> None:
+        """*host* has *name* no longer, whatever a look begun before now says."""
+        self._taken_away.setdefault(host, {})[name] = self._now_s()
+        seen = self.seen(host)
+        if name in seen:
+            self.see(host, seen - {name})
+
+    def left_of(self, host: str, names: frozenset[str], begun_s: float) -> frozenset[str]:
+        """Of *names*, which *host* was asked for at *begun_s*, those not removed since."""
+        removed = self._taken_away.pop(host, None)
+        if not removed:
+            return names
+        later = {name: at_s for name, at_s in removed.items() if at_s >= begun_s}
+        if not later:
+            return names
+        self._taken_away[host] = later
+        return names - later.keys()
 
     def see(self, host: str, names: frozenset[str]) -> frozenset[str]:
         """*host* has *names*; returns those it did not have before."""

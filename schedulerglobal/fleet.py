@@ -95,6 +95,9 @@ class Address:
     problem: str = ""
     """Why nobody is known there."""
     looks: int = 0
+    row: int | None = None
+    """Kept in the view for the host that will answer, so that hosts come in the order they were
+    listed in, not in which they answered first."""
 
     @property
     def label(self) -> str:
@@ -130,10 +133,16 @@ class Fleet:
             raise UnknownHost(name)
         return host
 
-    def expect(self, url: str, **about: Any) -> Address:
-        """The address *url*, from now on one to poll."""
-        address = self.addresses[url] = Address(url, **about)
+    def expect(self, url: str, host: Host | None = None, **about: Any) -> Address:
+        """The address *url*, from now on one to poll; *host* is who answered there before."""
+        address = self.addresses[url] = Address(url, host, **about)
+        if host is None and address.label not in self.view.rows:
+            address.row = self.view.add(address.label)
         return address
+
+    def forget(self, address: Address) -> None:
+        """Poll *address* no longer."""
+        self.addresses.pop(address.url, None)
 
     def address_of(self, host: Host) -> Address | None:
         """Where *host* answers, or answered last; None if somebody else does there now."""
@@ -143,9 +152,15 @@ class Fleet:
     def of_row(self, row: int) -> Host:
         return self._by_row[row]
 
-    def add(self, record: HostRecord) -> Host:
-        """A host that has not said anything yet."""
-        host = Host(record, self.view.add(record.name))
+    def add(self, record: HostRecord, address: Address | None = None) -> Host:
+        """A host that has not said anything yet; it takes the row kept for *address*."""
+        row = address.row if address is not None else None
+        if address is None or row is None:
+            row = self.view.add(record.name)
+        else:
+            self.view.rename(row, record.name)
+            address.row = None
+        host = Host(record, row)
         self._hosts[record.name] = host
         self._by_row[host.row] = host
         self.refresh(host)
@@ -255,7 +270,12 @@ class Fleet:
     @property
     def reasons(self) -> Mapping[int, str]:
         """Why each closed host is, by row."""
-        return {host.row: reason for host in self if (reason := self.closed(host))}
+        reasons = {host.row: reason for host in self if (reason := self.closed(host))}
+        for address in self.addresses.values():
+            if address.row is not None:
+                problem = f" ({address.problem})" if address.problem else ""
+                reasons[address.row] = f"has not answered yet{problem}"
+        return reasons
 
     @property
     def anyone_up(self) -> bool:

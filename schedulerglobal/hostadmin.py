@@ -64,7 +64,7 @@ class HostAdmin:
             await self._poller.take_in(address, report, begun_s, begun_at_s, self._settler)
         finally:
             if address.host is None:
-                del self._fleet.addresses[url]
+                self._fleet.forget(address)
         host = address.host
         if host is None:
             raise _double(self._fleet.named(report.status.name), url)

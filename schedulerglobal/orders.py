@@ -47,9 +47,7 @@ def resolved(order: Order, spec: VmSpec, fleet: Fleet, book: Book) -> Wishes | N
         refused[fleet.named(name).row] = "is to be avoided"
     for selector in order.anti_affinity:
         for promise in _selected(selector, book):
-            _rule_out(
-                refused, fleet, promise.host, f"has {promise.name}, which it is to keep away from"
-            )
+            _rule_out(refused, fleet, promise.host, f"has {promise.name}, to keep away from")
     for selector in order.affinity:
         together = {promise.host for promise in _selected(selector, book)}
         if not together:

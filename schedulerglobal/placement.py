@@ -7,7 +7,7 @@ one before has nothing of it. The same deploy asked twice is made once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -84,6 +84,7 @@ class Placer:
         *,
         policy: Policy,
         fresh_id: Callable[[], str],
+        caught_up: Callable[[], Awaitable[None]],
     ) -> None:
         self._fleet = fleet
         self._book = book
@@ -93,6 +94,7 @@ class Placer:
         self._events = events
         self._policy = policy
         self._fresh_id = fresh_id
+        self._caught_up = caught_up
         self._flights: dict[str, _Flight] = {}
         self.outcomes: dict[str, int] = {}
         """How many deploys ended how: ``placed``, or the code of the refusal."""
@@ -174,6 +176,10 @@ class Placer:
         tried: dict[int, Attempt] = {}
         while len(tried) < MOST_HOSTS:
             row = self._ranker.best(shape, policy, wishes, tried)
+            if row is None:
+                # what was removed a moment ago may have left room that no poll has seen yet
+                await self._caught_up()
+                row = self._ranker.best(shape, policy, wishes, tried)
             if row is None:
                 break
             host = self._fleet.of_row(row)

@@ -27,6 +27,10 @@ JITTER = 0.1
 """Polls of a host are this part of the delay earlier or later, by chance."""
 SOON_S = 0.1
 """A host that changed is looked at after so long, which gathers changes that come together."""
+CATCH_UP_S = 1.0
+"""Who wants to know of changes waits for those looks at most so long."""
+FIRST_WAIT_S = 0.5
+"""Where nobody answered yet, the second look comes after about twice that, then ever later."""
 ANEW_EVERY = 40
 """Every so many looks an older host is asked for the typed routes: it may have been renewed."""
 
@@ -58,7 +62,8 @@ class Poller:
         self._rng = rng
         self._due: asyncio.Queue[Address] = asyncio.Queue()
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._at_work: set[str] = set()
+        self._soon: dict[str, asyncio.Future[None]] = {}
+        """Addresses that are to be looked at because something changed there, until they were."""
         self.first_round = asyncio.Event()
         """Set once every address was looked at."""
         self.polls = 0
@@ -79,11 +84,16 @@ class Poller:
     def soon(self, host: Host) -> None:
         """Look at *host* in a moment: something changed there."""
         address = self._fleet.address_of(host)
-        timer = self._timers.get(address.url) if address is not None else None
-        if address is None or timer is None or address.url in self._at_work:
-            return  # it is being looked at, or about to be
-        if timer.when() > asyncio.get_running_loop().time() + SOON_S:
+        if address is None or address.url in self._soon:
+            return
+        self._soon[address.url] = asyncio.get_running_loop().create_future()
+        if address.url in self._timers:
             self._arm(address, SOON_S)
+
+    async def caught_up(self) -> None:
+        """Wait a moment for the hosts where something changed to have been looked at."""
+        if self._soon:
+            await asyncio.wait(self._soon.values(), timeout=CATCH_UP_S)
 
     def _arm(self, address: Address, after_s: float) -> None:
         timer = self._timers.pop(address.url, None)
@@ -100,17 +110,25 @@ class Poller:
     async def _work(self, settler: Settler) -> None:
         while True:
             address = await self._due.get()
-            self._at_work.add(address.url)
+            news = self._soon.pop(address.url, None)
             try:
                 await self._look(address, settler)
             except Exception:  # noqa: BLE001  # one host's oddity must not end the polling
                 _log.exception("polling %s failed; it is tried again", address.url)
             finally:
-                self._at_work.discard(address.url)
+                if news is not None:
+                    news.set_result(None)
             address.looked = True
             self._note_round()
             jitter = self._rng.uniform(1 - JITTER, 1 + JITTER)
-            self._arm(address, self._delay_s * jitter)
+            wait_s = SOON_S if address.url in self._soon else self._wait_s(address) * jitter
+            self._arm(address, wait_s)
+
+    def _wait_s(self, address: Address) -> float:
+        """Until the next look; shorter at first where nobody answered yet, who may be starting."""
+        if address.host is not None:
+            return self._delay_s
+        return min(self._delay_s, FIRST_WAIT_S * 2.0 ** min(address.looks, 16))
 
     def _note_round(self) -> None:
         if not self.first_round.is_set() and all(
@@ -161,17 +179,19 @@ class Poller:
 
     async def _compare(self, host: Host, names: frozenset[str], begun_at_s: float) -> None:
         """Correct what was promised of *host* by the VMs it has."""
+        told, names = names, self._book.left_of(host.name, names, begun_at_s)
         for name in sorted(self._book.see(host.name, names)):
             promise = self._book.find(name)
             if promise is not None and (promise.host != host.name or host.record.fenced):
                 self._events.record("conflict", vm=name, host=host.name, promised_on=promise.host)
-        wrong, host.look_anew = corrected(
+        wrong, again = corrected(
             [p for p in self._book.of_host(host.name) if not self._book.busy(p.name)],
             names,
             begun_s=begun_at_s,
             typed=host.typed,
             fenced=host.record.fenced,
         )
+        host.look_anew = again or names is not told
         if wrong:
             await asyncio.gather(
                 *[self._correct(each.name, names, begun_at_s, host) for each in wrong]

@@ -81,7 +81,7 @@ class Remover:
         host = self._fleet.named(hosts[0])
         outcome = await self._calls.remove(host, name)
         if outcome.meaning is Meaning.DONE:
-            self._book.see(host.name, self._book.seen(host.name) - {name})
+            self._book.take_away(host.name, name)
             return Removal(done=True)
         if outcome.meaning is Meaning.UNKNOWN or outcome.code == "host-unreachable":
             raise HostUnreachable(

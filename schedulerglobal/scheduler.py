@@ -104,6 +104,7 @@ class ClusterScheduler:
             self.events,
             policy=policy,
             fresh_id=lambda: next(ids),
+            caught_up=self.poller.caught_up,
         )
         self.admin = HostAdmin(
             self.fleet,
@@ -129,22 +130,19 @@ class ClusterScheduler:
         """Read the store; raises as :meth:`schedulerglobal.ports.Store.open` does."""
         records = await self.book.open()
         await self.book.write(ForgetGone(self._around.now_s() - GONE_KEPT_S))
+        at = {record.url: record for record in records}
         for url in self._urls:
-            self.fleet.expect(url)
+            known = at.get(url)
+            self.fleet.expect(url, self.fleet.add(known) if known is not None else None)
         for record in records:
-            listed = record.url in self._urls
-            if not listed and not record.added and not self.book.count_of_host(record.name):
+            if self.fleet.find(record.name) is not None:
+                continue
+            if record.added and record.url not in self.fleet.addresses:
+                self.fleet.expect(record.url, self.fleet.add(record), added=True)
+            elif record.added or self.book.count_of_host(record.name):
+                self.fleet.away(self.fleet.add(record), "it is on the list of hosts no longer")
+            else:
                 await self.book.write(DropHost(record.name))
-                continue
-            host = self.fleet.add(record)
-            if not listed and not record.added:
-                self.fleet.away(host, "it is on the list of hosts no longer")
-                continue
-            address = self.fleet.addresses.get(record.url)
-            if address is None:
-                address = self.fleet.expect(record.url, labels=record.labels, added=record.added)
-            if address.host is None:
-                address.host = host
         self.opened = True
 
     async def run(self) -> None:

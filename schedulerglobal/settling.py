@@ -102,6 +102,7 @@ class Settler:
 
     async def _gone(self, host: Host, promise: Promise) -> Promise:
         self._fleet.release(host, promise.attempt)
+        self._book.take_away(host.name, promise.name)
         gone = await self._book.put(promise, status=Status.GONE, settled=True, reason="")
         self._events.record("removed", vm=promise.name, host=host.name)
         return gone

@@ -11,8 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any, TypeVar
@@ -40,7 +40,7 @@ class Answer:
 
 
 class Service:
-    """A running ``python -m schedulerlocal`` and a way to talk to it."""
+    """A running local or global scheduler and a way to talk to it."""
 
     def __init__(self, process: subprocess.Popen[str], lines: Queue[str]) -> None:
         self.process = process
@@ -60,6 +60,10 @@ class Service:
             self.printed.append(line)
             if found := re.search(pattern, line):
                 return found
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
     @property
     def told(self) -> str:
@@ -199,6 +203,8 @@ def environment(directory: Path, settings: Mapping[str, str] | None = None) -> d
         "SCL_PORT": "0",
         "SCL_NAME": "testhost",
         "SCL_STATE_DIR": str(directory / "journal"),
+        "SCG_PORT": "0",
+        "SCG_STORE": f"sqlite:///{directory / 'cluster.db'}",
         "PYTHONPATH": str(ROOT),
     }
     return {**inherited, **ours, **(settings or {})}
@@ -212,8 +218,60 @@ def local_service(
     ready: bool = True,
 ) -> Iterator[Service]:
     """A local scheduler with its journal and files under *directory*, ended at the end."""
+    command = ("schedulerlocal", *(arguments or (SIMULATED,)))
+    with _service(directory, command, settings, ready) as service:
+        yield service
+
+
+@contextmanager
+def global_service(
+    directory: Path,
+    *hosts: str,
+    settings: Mapping[str, str] | None = None,
+    ready: bool = True,
+) -> Iterator[Service]:
+    """A global scheduler over *hosts* with its store under *directory*, ended at the end."""
+    command = ("schedulerglobal", f"--list={','.join(hosts)}")
+    with _service(directory, command, settings, ready) as service:
+        yield service
+
+
+@contextmanager
+def local_hosts(
+    directory: Path, *names: str, settings: Mapping[str, str] | None = None
+) -> Iterator[dict[str, Service]]:
+    """Local schedulers by name, each with a simulated host that outlives it."""
+    with ExitStack() as stack:
+        services = {}
+        for name in names:
+            (directory / name).mkdir(exist_ok=True)
+            services[name] = stack.enter_context(
+                local_service(
+                    directory / name, settings=host_settings(directory, name, **(settings or {}))
+                )
+            )
+        yield services
+
+
+def host_settings(directory: Path, name: str, **more: str) -> dict[str, str]:
+    """Settings of the host called *name*: what runs there outlives its local scheduler."""
+    return {**HostFile(directory / name).settings(), "SCL_NAME": name, **more}
+
+
+def urls(services: Mapping[str, Service]) -> list[str]:
+    """Where *services* listen."""
+    return [service.url for service in services.values()]
+
+
+@contextmanager
+def _service(
+    directory: Path,
+    command: Sequence[str],
+    settings: Mapping[str, str] | None,
+    ready: bool,
+) -> Iterator[Service]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "schedulerlocal", *(arguments or (SIMULATED,))],
+        [sys.executable, "-m", *command],
         cwd=directory,
         env=environment(directory, settings),
         stdout=subprocess.PIPE,
