@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         if asked.json:
             _print_json(refusal.document)
         _complain(refusal_lines(refusal, with_token=bool(client.token)))
-        return refusal_code(refusal, changes=changes_something(asked.command))
+        return refusal_code(refusal, asked.command)
     except Unreachable as problem:
         _complain([unreachable_line(problem, asked)])
         return UNREACHABLE

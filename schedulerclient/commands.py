@@ -72,7 +72,7 @@ def _remove(client: Client, asked: Namespace) -> Shown:
         except Refused as refusal:
             documents[name] = refusal.document
             complaints.append(str(refusal))
-            code = max(code, refusal_code(refusal, changes=True))
+            code = max(code, refusal_code(refusal, "remove"))
         except Unreachable as problem:
             if not documents:
                 raise

@@ -20,8 +20,7 @@ class Attempt:
 class Refused(VmStackError):
     """The scheduler refused; ``str()`` of it is its sentence.
 
-    Nothing was done, unless ``code`` is ``host-unreachable``: then a host was asked that did not
-    answer, and the same request may be repeated.
+    Nothing was done, unless :attr:`outcome_unknown`.
     """
 
     def __init__(
@@ -39,6 +38,11 @@ class Refused(VmStackError):
         """In the order the hosts were asked."""
         self.document = document or {"success": False, "reason": reason, "code": code}
         """The refusal as it came."""
+
+    @property
+    def outcome_unknown(self) -> bool:
+        """Whether a host was asked and did not say what it did; repeat the same request."""
+        return self.document.get("outcome") == "unknown"
 
 
 class Unreachable(VmStackError):

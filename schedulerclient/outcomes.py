@@ -16,21 +16,26 @@ def changes_something(command: str) -> bool:
     return command not in _READING
 
 
-def refusal_code(refusal: Refused, *, changes: bool) -> int:
+def refusal_code(refusal: Refused, command: str) -> int:
     if refusal.code == "no-capacity":
         return NO_CAPACITY
-    if refusal.code == "host-unreachable" and changes:
-        # the host was asked, perhaps, and did not say what it did
+    # a VM that has a host is asked for there; a deploy says itself whether anyone was asked
+    passed_on = command == "remove" or command.startswith("vm-")
+    if refusal.outcome_unknown or (passed_on and refusal.code == "host-unreachable"):
         return UNSETTLED
     return FAILED
 
 
 def refusal_lines(refusal: Refused, *, with_token: bool) -> list[str]:
-    """The scheduler's sentence, and what each host said."""
+    """The scheduler's sentence, and what hosts said that is not in it."""
     sentence = str(refusal)
     if refusal.code == "unauthorized" and not with_token:
         sentence += "; name a file that holds it with --token-file or VMSTACK_TOKEN_FILE"
-    said = [f"  {each.host}: {each.reason} ({each.code})" for each in refusal.attempts]
+    said = [
+        f"  {each.host}: {each.reason} ({each.code})"
+        for each in refusal.attempts
+        if each.reason not in sentence
+    ]
     return [sentence, *said]
 
 

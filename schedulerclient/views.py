@@ -102,7 +102,7 @@ def vm_parts(vms: Sequence[Vm]) -> tuple[str | Table, ...]:
             _state(vm.state),
             _level(vm.level),
             _or_nothing(vm.vcpus),
-            _NOTHING if vm.memory_mib is None else _gb(vm.memory_mib),
+            _exact_gb(vm.memory_mib),
             _labels(vm.labels),
         )
         for vm in vms
@@ -112,7 +112,6 @@ def vm_parts(vms: Sequence[Vm]) -> tuple[str | Table, ...]:
 
 def vm_in_full(vm: Vm) -> Table:
     """All there is to know of a VM, a line each."""
-    memory = _NOTHING if vm.memory_mib is None else f"{_gb(vm.memory_mib)} GB"
     lines: list[tuple[str, str | Cell]] = [
         ("name", vm.name),
         ("host", vm.host),
@@ -121,7 +120,7 @@ def vm_in_full(vm: Vm) -> Table:
         ("level", _level(vm.level)),
         ("runs at", _level(vm.runs_at)),
         ("vCPUs", _or_nothing(vm.vcpus)),
-        ("memory", memory),
+        ("memory, GB", _exact_gb(vm.memory_mib)),
         ("image", vm.image or ""),
         ("labels", _labels(vm.labels)),
         ("owner", vm.owner),
@@ -240,6 +239,10 @@ def _or_nothing(number: int | None) -> str:
 
 def _gb(mib: int) -> str:
     return f"{mib / 1024:.1f}"
+
+
+def _exact_gb(mib: int | None) -> str:
+    return _NOTHING if mib is None else f"{mib / 1024:.3f}".rstrip("0").rstrip(".")
 
 
 def _labels(labels: Mapping[str, str]) -> str:

@@ -290,9 +290,9 @@ def test_lists() -> None:
     vms = [vm_document(), vm_document("db", host="epyc-2", level=None, memory_mib=None)]
     with scripted(says(vms)) as server:
         assert ask(server, "vms").out.splitlines() == [
-            "VM    HOST    STATUS  STATE    LEVEL  VCPUS   GB  LABELS",
-            "web1  epyc-1  placed  running    1.5      2  2.0  app=shop",
-            "db    epyc-2  placed  running      –      2    –  app=shop",
+            "VM    HOST    STATUS  STATE    LEVEL  VCPUS  GB  LABELS",
+            "web1  epyc-1  placed  running    1.5      2   2  app=shop",
+            "db    epyc-2  placed  running      –      2   –  app=shop",
         ]
         assert ask(server, "vms", "--host=epyc-2", "--json").json == vms[1:]
         assert ask(server, "vms", "--host=epyc-9").out == "there are no VMs\n"
@@ -318,7 +318,7 @@ CODES: dict[str, tuple[Say, int, int]] = {
     "refused": (refuses("name-taken"), 1, 1),
     "without code": (says({"success": False, "reason": "no"}), 1, 1),
     "not ready": (refuses("not-ready", 503), 1, 1),
-    "host away": (refuses("host-unreachable", 503), 5, 1),
+    "outcome unknown": (refuses("host-unreachable", 503, outcome="unknown"), 5, 5),
     "garbage": (raw(b"garbage"), 3, 3),
     "reset": (resets(), 3, 3),
     "silence": (hangs, 3, 3),
@@ -333,6 +333,17 @@ def test_exit_codes(answer: Say, change: int, read: int) -> None:
             assert (ended.code, ended.out) == (code, ""), arguments
             assert "Traceback" not in ended.err
             assert ("may or may not be done" in ended.err) == (code == 3 and arguments != ("vms",))
+
+
+def test_whether_a_host_that_is_away_was_asked() -> None:
+    with scripted(refuses("host-unreachable", 503)) as server:
+        told = {
+            5: (("remove", "a"), ("vm-resize", "a", "--cpu=1")),
+            1: (DEPLOY, ("add-host", "h"), ("drain", "h"), ("status",)),
+        }
+        for code, commands in told.items():
+            for arguments in commands:
+                assert ask(server, *arguments).code == code, arguments
 
 
 def test_a_refusal_tells_what_each_host_said() -> None:
