@@ -13,7 +13,7 @@ TOPOLOGY := debug/topology_EPYC-7662-exp.json
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup runtime dev demo demo-replay test check bench fuzz
+.PHONY: help setup runtime dev demo up demo-replay test check bench fuzz
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1#/p' $(MAKEFILE_LIST) | while IFS='#' read -r name text; do \
@@ -28,9 +28,13 @@ runtime:
 dev:
 	@PYTHON='$(PYTHON)' scripts/setup.sh dev
 
-demo: demo-replay  ## replay a recorded host and draw it, into results/demo/
+demo: runtime  ## a cluster of three hosts: place VMs, kill a host, go on; ends by itself
+	@$(PY) scripts/cluster.py demo
 
-demo-replay: runtime  ## the same
+up: runtime  ## the same cluster, kept up until Ctrl-C, with curl lines to try
+	@$(PY) scripts/cluster.py up
+
+demo-replay: runtime  ## replay a recorded host and draw it, into results/demo/
 	@mkdir -p results/demo
 	@$(PY) -m schedulerlocal --load=$(TRACE) --topology=$(TOPOLOGY) --debug=1 --output=results/demo
 	@$(PY) -m schedulerlocal.report results/demo/monitoring.csv --output=results/demo

@@ -7,6 +7,7 @@ a status whose asking began before the answer to the deploy may or may not have 
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -116,9 +117,11 @@ class Fleet:
         self.addresses: dict[str, Address] = {}
         self._hosts: dict[str, Host] = {}
         self._by_row: dict[int, Host] = {}
+        self._in_order: list[Host] = []
 
     def __iter__(self) -> Iterator[Host]:
-        return iter(self._hosts.values())
+        """By row, which is the order of the list of hosts."""
+        return iter(self._in_order)
 
     def __len__(self) -> int:
         return len(self._hosts)
@@ -163,6 +166,7 @@ class Fleet:
         host = Host(record, row)
         self._hosts[record.name] = host
         self._by_row[host.row] = host
+        insort(self._in_order, host, key=lambda each: each.row)
         self.refresh(host)
         return host
 

@@ -97,10 +97,10 @@ def host_document(host: Host, book: Book, fleet: Fleet, now_s: float) -> dict[st
         "cpus": {"total": status.capacity_cpus if status else 0, "free": free_cpus},
         "memory_mib": {"total": status.capacity_memory_mib if status else 0, "free": free_mib},
         "levels": [
-            {"level": format_level(level.level), "cpus": level.cpus, "vcpus": level.vcpus}
-            for level in (status.levels if status else ())
+            {"level": format_level(level), "cpus": cpus, "vcpus": vcpus}
+            for level, cpus, vcpus in sorted(fleet.view.levels_of(host.row))
         ],
-        "vms": len(book.seen(host.name)),
+        "vms": len(book.seen(host.name).union(p.name for p in book.of_host(host.name))),
         "conflicts": sorted(conflicts),
     }
 
@@ -145,7 +145,7 @@ def status_document(fleet: Fleet) -> dict[str, Any]:
 
 def _published(host: Host, fleet: Fleet) -> dict[str, Any]:
     free_cpus, free_mib = fleet.view.free(host.row)
-    levels = fleet.view.levels_of(host.row)
+    levels = sorted(fleet.view.levels_of(host.row))
     assert host.report is not None
     memory = host.report.status.capacity_memory_mib - free_mib
     pool = {"pcap": memory, "palloc": memory, "vavail": 0, "vpotential": free_mib}
