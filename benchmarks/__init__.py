@@ -8,7 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-BENCHMARKS = ("planning", "replay", "churn", "requests", "start")
+BENCHMARKS = (
+    "planning",
+    "placement",
+    "replay",
+    "churn",
+    "requests",
+    "start",
+    "cluster",
+    "polling",
+    "faultyhosts",
+)
 
 Progress = Callable[[str], None]
 """Told in a few words what is being measured."""
@@ -22,8 +32,12 @@ class Figure:
     measured: float
     unit: str
     bound: float | None = None
-    """At most this, in the same unit; None where nothing is promised."""
+    """In the same unit; None where nothing is promised."""
+    at_least: bool = False
+    """Whether more is better: the bound is the least it may be, not the most."""
 
     @property
     def holds(self) -> bool:
-        return self.bound is None or self.measured <= self.bound
+        if self.bound is None:
+            return True
+        return self.measured >= self.bound if self.at_least else self.measured <= self.bound

@@ -21,7 +21,7 @@ RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmarks"
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Raises UsageError for a name there is not, BoundMissed if a figure is over its bound."""
+    """Raises UsageError for a name there is not, BoundMissed if a figure is beyond its bound."""
     there = [name for name in BENCHMARKS if find_spec(f"benchmarks.{name}")]
     parser = Options(
         prog="python -m benchmarks",
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> None:
         _keep(options.output, name, figures)
         missed += [figure.name for figure in figures if not figure.holds]
     if missed:
-        raise BoundMissed(f"over the bound: {', '.join(missed)}; try again on an idle machine")
+        raise BoundMissed(f"bounds missed: {', '.join(missed)}; try again on an idle machine")
 
 
 class BoundMissed(VmStackError):
@@ -58,8 +58,9 @@ def _progress(text: str) -> None:
 def _table(name: str, figures: Iterable[Figure]) -> list[str]:
     rows = [(name, "measured", "bound", "unit", "")]
     for figure in figures:
-        bound = "" if figure.bound is None else f"{figure.bound:,.5g}"
-        verdict = "" if figure.bound is None else ("ok" if figure.holds else "over")
+        side = "≥ " if figure.at_least else ""
+        bound = "" if figure.bound is None else f"{side}{figure.bound:,.5g}"
+        verdict = "" if figure.bound is None else ("ok" if figure.holds else "missed")
         rows.append((figure.name, f"{figure.measured:,.4g}", bound, figure.unit, verdict))
     wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [

@@ -94,6 +94,11 @@ class Load:
         return [Answered(*row) for row in json.loads(printed)]
 
 
+def percentile(values: Sequence[float], percent: int) -> float:
+    ranked = sorted(values)
+    return ranked[min(len(ranked) * percent // 100, len(ranked) - 1)]
+
+
 @contextmanager
 def begun_load(job: Job) -> Iterator[Load]:
     with apart(scheduler=False):
