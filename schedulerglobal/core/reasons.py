@@ -65,7 +65,7 @@ def verdicts(
             overhead_mib = int(view.cells.overhead_mib[row])
             free_mib = max(int(room_mib[row]) + overhead_mib, 0)
             short = Rejection("memory_mib", shape.memory_mib + overhead_mib, free_mib)
-        reasons.setdefault(row, f"it has {short.sentence}")
+        reasons.setdefault(row, short.sentence)
     reasons |= _surpassed(view, wishes, [row for row in range(hosts) if row not in reasons])
     return [
         Verdict(name, None, reasons[row]) if row in reasons else Verdict(name, score, None)
@@ -146,9 +146,9 @@ def _rooms(
 def _counted(count: int, reason: str) -> str:
     """A clause about one host (``it is draining``) as one about *count* of them."""
     it, _, clause = reason.partition(" ")
-    if it != "it":
-        return f"{count}: {reason}"
     verb, _, rest = clause.partition(" ")
+    if it != "it" or not rest:
+        return f"{count}: {reason}"
     if count > 1:
         verb = {"is": "are", "has": "have", "was": "were"}.get(verb, verb)
     return f"{count} {verb} {rest}"
