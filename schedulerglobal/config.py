@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from schedulercommon.errors import ConfigError
 from schedulerglobal.core.policies import Policy, parse_policy
-from schedulerprocess.settings import parse_port, parse_seconds, read_setting
+from schedulerprocess.settings import parse_count, parse_port, parse_seconds, read_setting
 
 DEFAULT_STORE = "sqlite:///./schedulerglobal.db"
 _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]", re.ASCII)
@@ -31,6 +31,8 @@ class GlobalSettings:
     """With the token sent to them."""
     store: str = DEFAULT_STORE
     policy: Policy
+    seed: int | None = None
+    """Of what is left to chance."""
     call_timeout_s: float = 90.0
 
     @classmethod
@@ -60,6 +62,7 @@ class GlobalSettings:
             local_token_file=read_setting(env, "SCG_LOCAL_TOKEN_FILE", Path, None),
             store=read_setting(env, "SCG_STORE", str, DEFAULT_STORE),
             policy=read_setting(env, "SCG_POLICY", parse_policy, parse_policy("progress")),
+            seed=read_setting(env, "SCG_SEED", parse_count, None),
             call_timeout_s=read_setting(env, "SCG_CALL_TIMEOUT", parse_seconds, 90.0),
         )
 

@@ -50,7 +50,7 @@ async def _serve(settings: GlobalSettings) -> None:
         scheduler = ClusterScheduler(
             store_for(settings.store),
             client,
-            Surroundings(time.time, time.monotonic, asyncio.sleep, Random()),
+            Surroundings(time.time, time.monotonic, asyncio.sleep, Random(settings.seed)),
             urls=settings.urls,
             policy=settings.policy,
             delay_s=settings.delay_s,

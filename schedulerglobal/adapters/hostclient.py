@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -212,7 +213,8 @@ def _told(status: int, document: Any) -> str:
 
 def _connection(problem: Exception) -> str:
     if isinstance(problem, aiohttp.ClientConnectorError):
-        return f"cannot connect: {problem.os_error.strerror or problem.os_error}"
+        code = problem.os_error.errno
+        return f"cannot connect: {os.strerror(code) if code else problem.os_error}"
     return "cannot connect: it took too long"
 
 
