@@ -42,8 +42,8 @@ _UNAVAILABLE = {
     sqlite3.SQLITE_BUSY: "is locked by another program; end that one",
     sqlite3.SQLITE_LOCKED: "is locked by another program; end that one",
     sqlite3.SQLITE_FULL: "is on a full disk; make room there",
-    sqlite3.SQLITE_READONLY: "is read-only; let this user write to the file and its folder",
-    sqlite3.SQLITE_PERM: "is read-only; let this user write to the file and its folder",
+    sqlite3.SQLITE_READONLY: "is read-only; let this user write to it, its log and their folder",
+    sqlite3.SQLITE_PERM: "is read-only; let this user write to it, its log and their folder",
     sqlite3.SQLITE_CANTOPEN: "cannot be opened; let this user write to the file and its folder",
     sqlite3.SQLITE_IOERR: "cannot be read or written; make room on its disk and see to its health",
     sqlite3.SQLITE_PROTOCOL: "cannot be locked; keep it on a disk of this machine",
@@ -267,18 +267,20 @@ def _check_place(path: Path) -> None:
 
 
 def _check_kind(path: Path) -> None:
-    """Raise InputError for a file of another program, before SQLite can touch it.
+    """Raise InputError for a file of another program, StoreUnavailable for one not to be written.
 
-    Only whoever has the lock may look: closing a file frees SQLite's own locks on it.
+    Before SQLite touches it: of a read-only file it would make a log that is read-only for good.
+    Only whoever has the lock may look, for closing a file frees SQLite's own locks on it.
     """
     try:
-        with path.open("rb") as file:
+        with path.open("r+b") as file:
             header = file.read(_HEADER_BYTES)
     except FileNotFoundError:
         return
     except OSError as problem:
         raise StoreUnavailable(
-            f"cannot read the store {path}: {problem.strerror}; let this user read and write it"
+            f"cannot write the store {path}: {problem.strerror};"
+            " let this user read and write the file"
         ) from problem
     if not header:
         return
