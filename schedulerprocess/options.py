@@ -48,6 +48,7 @@ def exit_code(command: Callable[[Sequence[str]], int | None], arguments: Sequenc
 
     A command that knows more ways to end than these returns its exit code itself.
     """
+    _open_closed_outputs()
     try:
         code = command(arguments)
         sys.stdout.flush()
@@ -73,6 +74,13 @@ def exit_code(command: Callable[[Sequence[str]], int | None], arguments: Sequenc
         )
         return FAILED
     return DONE if code is None else code
+
+
+def _open_closed_outputs() -> None:
+    """A caller may have closed them (``>&-``); what is written then is for nobody."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # stays
 
 
 def _drop_output() -> None:

@@ -498,6 +498,23 @@ def test_a_reader_that_has_enough_is_no_failure(tmp_path: Path) -> None:
         assert running.wait(START_S) == 128 + signal.SIGPIPE
 
 
+def test_a_closed_output_is_no_failure(tmp_path: Path) -> None:
+    with scripted(says(HOSTS)) as server:
+        for closed in ("stdout", "stderr"):
+            number = {"stdout": 1, "stderr": 2}[closed]
+            line = f'exec "$@" {number}>&-'
+            ended = subprocess.run(
+                ["sh", "-c", line, "sh", *command(f"--url={server.url}", "status")],
+                cwd=tmp_path,
+                env=environment(),
+                capture_output=True,
+                timeout=START_S,
+                check=False,
+            )
+            assert (ended.returncode, ended.stderr) == (0, b""), closed
+            assert bool(ended.stdout) == (closed == "stderr")
+
+
 STREAM = b"HTTP/1.1 200 OK\r\n\r\n: listening\n\n"
 PLACED = b'id: 7\nevent: placed\ndata: {"name": "web1", "cpus": [1, 2]}\n\n'
 

@@ -6,6 +6,8 @@ import doctest
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+
 import schedulerclient.client
 from schedulerclient.client import Client
 from schedulerprocess.options import DONE
@@ -19,14 +21,17 @@ from tests.servers import (
     local_service,
     urls,
 )
-from tests.test_client_cli import run_process
+from tests.test_client_cli import run
 
 SIZE = ("--cpu=2", "--mem=0.5", "--oc=1.5")
 EPYC = f"--topology={ROOT / 'debug' / 'topology_EPYC-7662.json'}"
 QUICK = {"SCG_DELAY": "0.1"}
 
 
-def test_a_cluster_is_driven_from_the_command_line(tmp_path: Path) -> None:
+def test_a_cluster_is_driven_from_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     image = f"--image={IMAGE}"
     with (
         local_hosts(tmp_path, "alpha", "beta") as hosts,
@@ -34,7 +39,7 @@ def test_a_cluster_is_driven_from_the_command_line(tmp_path: Path) -> None:
     ):
 
         def told(*arguments: str, code: int = DONE) -> str:
-            ended = run_process(tmp_path, f"--url={cluster.url}", *arguments)
+            ended = run(f"--url={cluster.url}", *arguments)
             assert ended.code == code, ended
             return ended.out + ended.err
 
