@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from schedulerlocal.adapters.api import create_app, serve
 from schedulerlocal.adapters.journal import FileJournal
@@ -19,6 +21,8 @@ from schedulerlocal.agent import HostAgent
 from schedulerlocal.config import ServiceSettings
 from schedulerlocal.core.host import Host, Rules
 from schedulerlocal.keeper import HostKeeper
+
+T = TypeVar("T")
 
 TOPOLOGY = read_topology(Path(__file__).parent.parent / "debug" / "topology_i7-1185G7.json")
 IMAGE = "/var/lib/libvirt/images/hello.qcow2"
@@ -52,18 +56,15 @@ class Answer:
         return self.status, document["code"]
 
 
-class Web:
-    """A client that says exactly what it is told to, one connection a request."""
+class Client:
+    """Says to a scheduler on *port* exactly what it is told to, one connection a request."""
 
-    def __init__(self, agent: HostAgent, keeper: HostKeeper, port: int) -> None:
-        self.agent = agent
-        self.keeper = keeper
+    def __init__(self, port: int) -> None:
         self.port = port
 
     @property
-    def hypervisor(self) -> SimulatedHypervisor:
-        assert isinstance(self.keeper.hypervisor, SimulatedHypervisor)
-        return self.keeper.hypervisor
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
     async def ask(
         self,
@@ -110,6 +111,20 @@ class Web:
         return await self.post("/v1/vms", {**PLAIN, "name": name, **more})
 
 
+class Web(Client):
+    """A client of the local scheduler, which can be looked into."""
+
+    def __init__(self, agent: HostAgent, keeper: HostKeeper, port: int) -> None:
+        super().__init__(port)
+        self.agent = agent
+        self.keeper = keeper
+
+    @property
+    def hypervisor(self) -> SimulatedHypervisor:
+        assert isinstance(self.keeper.hypervisor, SimulatedHypervisor)
+        return self.keeper.hypervisor
+
+
 async def _read_answer(reader: asyncio.StreamReader, head_only: bool) -> Answer:
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     first, *lines = head.strip().split("\r\n")
@@ -131,6 +146,8 @@ async def running(
     faults: str = "",
     ready: bool = True,
     address: str = "127.0.0.1",
+    port: int = 0,
+    name: str = "here",
 ) -> AsyncIterator[Web]:
     """The service on a free port, its state known unless it is not to be *ready*."""
     host = Host(TOPOLOGY, Rules())
@@ -138,8 +155,8 @@ async def running(
         host, faults=parse_faults(faults), now_s=lambda: 0.0, sleep=asyncio.sleep
     )
     keeper = HostKeeper(host, hypervisor, FileJournal(directory), now_s=lambda: 1000.0)
-    agent = HostAgent("here", keeper)
-    settings = ServiceSettings(name="here", address=address, port=0, token_file=token_file)
+    agent = HostAgent(name, keeper)
+    settings = ServiceSettings(name=name, address=address, port=port, token_file=token_file)
     runner = await serve(create_app(agent, settings), settings.address, settings.port)
     try:
         if ready:
@@ -149,3 +166,28 @@ async def running(
         await runner.cleanup()
         if ready:
             await agent.close()
+
+
+@contextmanager
+def in_a_thread(service: AbstractAsyncContextManager[T]) -> Iterator[T]:
+    """*service* on an event loop of its own, for tests that ask it over HTTP from theirs."""
+    started: Future[T] = Future()
+    stopped = threading.Event()
+
+    async def serve_until_stopped() -> None:
+        try:
+            async with service as served:
+                started.set_result(served)
+                await asyncio.to_thread(stopped.wait)
+        except BaseException as problem:
+            if started.done():
+                raise
+            started.set_exception(problem)
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve_until_stopped()))
+    thread.start()
+    try:
+        yield started.result(30)
+    finally:
+        stopped.set()
+        thread.join()
