@@ -132,7 +132,8 @@ class UnknownHost(RefusedError):
     code = "unknown-host"
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"there is no host named {name!r} here; /v1/hosts shows those there are")
+        shown = name if len(name) <= 80 else name[:80] + "…"
+        super().__init__(f"there is no host named {shown!r} here; /v1/hosts shows those there are")
         self.name = name
 
 
