@@ -16,17 +16,18 @@ from schedulerglobal.adapters.hostclient import HttpHosts
 from schedulerglobal.adapters.sqlitestore import SqliteStore
 from schedulerglobal.config import GlobalSettings
 from schedulerglobal.scheduler import ClusterScheduler, Surroundings
+from schedulerglobal.service import LONGEST_POLL_S
 from schedulerprocess.lifetime import ended
 from schedulerweb.guard import read_tokens
-from tests.webrig import Answer, Client, running
+from tests.webrig import Answer, Client
 
 T = TypeVar("T")
 
 POLL_S = 0.1
-CALL_S = 0.5
 LOCK_S = 0.2
 WITHIN_S = 20.0
-SETTINGS = replace(GlobalSettings.from_env({}), port=0, delay_s=POLL_S, call_timeout_s=CALL_S)
+SETTINGS = replace(GlobalSettings.from_env({}), port=0, delay_s=POLL_S, call_timeout_s=WITHIN_S)
+IMPATIENT = replace(SETTINGS, call_timeout_s=0.3)
 
 
 class Cluster(Client):
@@ -111,7 +112,7 @@ async def cluster(
     async with AsyncExitStack() as stack:
         client = HttpHosts(
             token=tokens[0].decode() if tokens else "",
-            poll_timeout_s=CALL_S,
+            poll_timeout_s=min(settings.call_timeout_s, LONGEST_POLL_S),
             call_timeout_s=settings.call_timeout_s,
         )
         stack.push_async_callback(client.close)
@@ -132,14 +133,3 @@ async def cluster(
         stack.push_async_callback(ended, polling)
         await scheduler.poller.first_round.wait()
         yield Cluster(scheduler, runner.addresses[0][1], path)
-
-
-@asynccontextmanager
-async def cluster_of_real(directory: Path, *names: str) -> AsyncIterator[Cluster]:
-    """Over local schedulers in this process, each with a simulated host."""
-    async with AsyncExitStack() as stack:
-        urls = []
-        for name in names:
-            web = await stack.enter_async_context(running(directory / name, name=name))
-            urls.append(web.url)
-        yield await stack.enter_async_context(cluster(directory, *urls))
