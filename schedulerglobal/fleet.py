@@ -26,6 +26,8 @@ UNSURE_DOUBT_S = 10.0
 
 @dataclass(slots=True)
 class _Reservation:
+    name: str
+    """Of the VM."""
     shape: Shape
     held_s: float | None = None
     """When the host said it has it."""
@@ -200,7 +202,8 @@ class Fleet:
         known = [
             key
             for key, each in host.reserved.items()
-            if each.held_s is not None and each.held_s < begun_s
+            if (each.held_s is not None and each.held_s < begun_s)
+            or (report is not None and each.name in report.names)
         ]
         for key in known:
             del host.reserved[key]
@@ -235,8 +238,9 @@ class Fleet:
         host.slow += by
         self.view.set_preferred(host.row, not host.slow)
 
-    def reserve(self, host: Host, key: str, shape: Shape) -> None:
-        host.reserved[key] = _Reservation(shape)
+    def reserve(self, host: Host, key: str, name: str, shape: Shape) -> None:
+        """Count the VM called *name* on *host*, which is about to be asked for it under *key*."""
+        host.reserved[key] = _Reservation(name, shape)
         self.view.reserve(host.row, shape)
 
     def hold(self, host: Host, key: str) -> None:

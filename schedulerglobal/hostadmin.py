@@ -107,6 +107,7 @@ class HostAdmin:
             record = replace(host.record, wanted=Wanted.MAINTENANCE, fenced=True)
             await self._book.put_all(promises, PutHost(record))
             self._fleet.set_record(host, record)
+            self._book.see(name, frozenset())
             for promise in promises:
                 self._fleet.release(host, promise.attempt)
         self._events.record("host", host=name, state=host.state, fenced=True, vms=len(promises))

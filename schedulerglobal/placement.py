@@ -36,6 +36,8 @@ from schedulerglobal.settling import Settler
 from schedulerprocess.events import EventLog
 
 MOST_HOSTS = 3
+UNKNOWN = {"outcome": "unknown"}
+"""What a refusal tells programs beside, if what was asked may be done all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,7 @@ class Placer:
         flight = _Flight(spec, asyncio.get_running_loop().create_future())
         self._flights[spec.name] = flight
         answer = HostUnreachable("the deploy was interrupted; repeat the same request")
+        answer.details = UNKNOWN
         try:
             async with self._book.turn(spec.name):
                 answer = await self._deploy(spec, order)
@@ -184,7 +187,7 @@ class Placer:
                 break
             host = self._fleet.of_row(row)
             promise = replace(promise, host=host.name, attempt=self._attempt_id(host))
-            self._fleet.reserve(host, promise.attempt, shape)
+            self._fleet.reserve(host, promise.attempt, promise.name, shape)
             self._ranker.placed(policy, row)
             try:
                 promise = await self._book.put(promise)
@@ -303,5 +306,5 @@ def _unknown(promise: Promise) -> HostUnreachable:
         f"outcome unknown, repeat the same request: host {promise.host} did not say what became"
         f" of {promise.name!r} ({promise.reason or 'it cannot be reached'})"
     )
-    problem.details = {"outcome": "unknown"}
+    problem.details = UNKNOWN
     return problem

@@ -26,7 +26,7 @@ class Report:
 
     status: HostStatus
     names: frozenset[str]
-    """Of the VMs there."""
+    """Of the VMs there; all of them are counted in the status."""
     etag: str
     """To ask again with; empty if the host has none."""
     typed: bool

@@ -24,7 +24,7 @@ from schedulercommon.model import VmSpec
 from schedulerglobal.book import Book
 from schedulerglobal.calls import HostCalls
 from schedulerglobal.core.capacity import fits
-from schedulerglobal.core.outcomes import Outcome
+from schedulerglobal.core.outcomes import Meaning, Outcome
 from schedulerglobal.core.policies import Policy
 from schedulerglobal.core.promises import Promise
 from schedulerglobal.core.ranking import Ranker, Turn
@@ -32,7 +32,7 @@ from schedulerglobal.core.view import Shape
 from schedulerglobal.fleet import Fleet, Host
 from schedulerglobal.hostadmin import HostAdmin
 from schedulerglobal.orders import Order
-from schedulerglobal.placement import Placement, Placer
+from schedulerglobal.placement import UNKNOWN, Placement, Placer
 from schedulerglobal.polling import Poller
 from schedulerglobal.ports import DropHost, ForgetGone, HostClient, Store
 from schedulerglobal.removal import Removal, Remover, placed
@@ -184,10 +184,13 @@ class ClusterScheduler:
                 )
             reply = await self._calls.pass_on(host, method, f"/v1/vms/{name}{rest}", document)
             if isinstance(reply, Outcome):
-                raise HostUnreachable(
+                problem = HostUnreachable(
                     f"host {host.name} did not answer ({reply.reason}); look at the VM, then"
                     " repeat the request"
                 )
+                if reply.meaning is Meaning.UNKNOWN:
+                    problem.details = UNKNOWN
+                raise problem
             answer = _understood(host, reply.status, reply.document)
             self.poller.soon(host)
             if promise is not None:

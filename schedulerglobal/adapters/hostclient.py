@@ -65,16 +65,26 @@ class HttpHosts:
                 return Report(host, names, headers.get("ETag", ""), typed=True)
             if status != 404 or before is not None:
                 raise NoAnswer(_told(status, document))
-        known = {"If-None-Match": before.etag} if before is not None and before.etag else {}
-        status, headers, document = await self._get(url, "/status", known)
-        if status == 304 and known:
-            return None
+        return await self._look_at_old(url, before)
+
+    async def _look_at_old(self, url: str, before: Report | None) -> Report | None:
+        """How a host is that knows only the published routes."""
+        name = url.partition("://")[2]
+        if before is None:
+            # what is no local scheduler at all is told so before it is asked for more
+            await self._status_of_old(url, name, frozenset())
+        elif before.etag:
+            status, _, _ = await self._get(url, "/status", {"If-None-Match": before.etag})
+            if status == 304:
+                return None
+        # the names first: a VM among them is in a status that is asked for later
+        names = await self.names(url)
+        return await self._status_of_old(url, name, names)
+
+    async def _status_of_old(self, url: str, name: str, names: frozenset[str]) -> Report:
+        status, headers, document = await self._get(url, "/status", {})
         if status != 200:
             raise NoAnswer(_told(status, document))
-        # first of all: what is no local scheduler at all is told so
-        name = url.partition("://")[2]
-        _read(url, lambda it: read_status(it, name, frozenset()), document)
-        names = await self.names(url)
         host = _read(url, lambda it: read_status(it, name, names), document)
         return Report(host, names, headers.get("ETag", ""), typed=False)
 
