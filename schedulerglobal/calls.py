@@ -23,9 +23,15 @@ from schedulerglobal.fleet import Fleet, Host
 from schedulerglobal.ports import HostClient, NoAnswer, NotSent
 
 SLOW_S = 2.0
+SETTLE_S = 10.0
+"""Whoever repeats a request of unknown outcome waits at most so long for it to be settled."""
+MOST_SLOW = 8
+"""Calls of one host that may take longer than that; it is asked for no more until one has ended,
+lest all requests under way wait for the same host."""
 PUBLISHED = "published:"
 """Begins the ids of attempts made by the published routes, which carry none to the host."""
 
+_CONGESTED = f"{MOST_SLOW} calls are taking long there already"
 _THERE = {"deployed": True, "removed": False, "undone": False, "cancelled": False}
 
 
@@ -40,6 +46,8 @@ class HostCalls:
 
     async def deploy(self, host: Host, spec: VmSpec, attempt: str) -> Outcome:
         """Ask *host* for *spec*; never ``ASK``."""
+        if host.slow >= MOST_SLOW:
+            return Outcome(Meaning.ELSEWHERE, "overloaded", _CONGESTED)
         with _Watch(self._fleet, host):
             try:
                 reply = await self._client.deploy(
@@ -63,6 +71,8 @@ class HostCalls:
 
     async def remove(self, host: Host, name: str) -> Outcome:
         """Have *host* remove the VM called *name*; never ``ASK``."""
+        if host.slow >= MOST_SLOW:
+            return Outcome(Meaning.ELSEWHERE, "overloaded", _CONGESTED)
         with _Watch(self._fleet, host):
             try:
                 reply = await self._client.remove(host.url, name, typed=host.typed)
@@ -95,11 +105,12 @@ class HostCalls:
             # it knows the typed routes by now, so it was started anew and is at work on nothing
             return await self._has(host, promise.name)
         try:
-            reply = await self._client.cancel(host.url, promise.attempt)
+            async with asyncio.timeout(SETTLE_S):
+                reply = await self._client.cancel(host.url, promise.attempt)
         except NotSent as problem:
             self._not_sent(host, problem)
             return None
-        except NoAnswer:
+        except (NoAnswer, TimeoutError):
             return None
         document = reply.document
         outcome = document.get("outcome") if isinstance(document, dict) else None

@@ -26,7 +26,7 @@ from schedulerglobal.calls import HostCalls
 from schedulerglobal.core.capacity import fits
 from schedulerglobal.core.outcomes import Meaning, Outcome
 from schedulerglobal.core.policies import Policy
-from schedulerglobal.core.promises import Promise
+from schedulerglobal.core.promises import Promise, Status
 from schedulerglobal.core.ranking import Ranker, Turn
 from schedulerglobal.core.view import Shape
 from schedulerglobal.fleet import Fleet, Host
@@ -175,27 +175,27 @@ class ClusterScheduler:
     ) -> tuple[Promise | None, Host, Mapping[str, Any]]:
         """Pass a verb on to the host of the VM called *name*; returns its answer."""
         self.check_ready()
-        async with self.book.turn(name):
-            promise = placed(self.book, name)
-            host = self.host_of(name, promise)
-            if not host.typed:
-                raise WrongState(
-                    f"the local scheduler of host {host.name} is too old for that; renew it"
-                )
-            reply = await self._calls.pass_on(host, method, f"/v1/vms/{name}{rest}", document)
-            if isinstance(reply, Outcome):
-                problem = HostUnreachable(
-                    f"host {host.name} did not answer ({reply.reason}); look at the VM, then"
-                    " repeat the request"
-                )
-                if reply.meaning is Meaning.UNKNOWN:
-                    problem.details = UNKNOWN
-                raise problem
-            answer = _understood(host, reply.status, reply.document)
-            self.poller.soon(host)
-            if promise is not None:
-                promise = await self._resized(promise, answer)
-            return promise, host, answer
+        # without the name's turn: a guest may take long to shut down, and may be removed meanwhile
+        promise = placed(self.book, name)
+        host = self.host_of(name, promise)
+        if not host.typed:
+            raise WrongState(
+                f"the local scheduler of host {host.name} is too old for that; renew it"
+            )
+        reply = await self._calls.pass_on(host, method, f"/v1/vms/{name}{rest}", document)
+        if isinstance(reply, Outcome):
+            problem = HostUnreachable(
+                f"host {host.name} did not answer ({reply.reason}); look at the VM, then"
+                " repeat the request"
+            )
+            if reply.meaning is Meaning.UNKNOWN:
+                problem.details = UNKNOWN
+            raise problem
+        answer = _understood(host, reply.status, reply.document)
+        self.poller.soon(host)
+        if promise is not None:
+            promise = await self._resized(promise, answer)
+        return promise, host, answer
 
     async def _resized(self, promise: Promise, answer: Mapping[str, Any]) -> Promise:
         """Take over the size the host says the VM has now."""
@@ -205,16 +205,14 @@ class ClusterScheduler:
             return promise
         if (vcpus, memory_mib) == (spec.vcpus, spec.memory_mib) or min(vcpus, memory_mib) < 1:
             return promise
-        spec = replace(
-            spec,
-            vcpus=vcpus,
-            memory_mib=memory_mib,
-            max_vcpus=max(vcpus, spec.max_vcpus if spec.max_vcpus > spec.vcpus else 0),
-            max_memory_mib=max(
-                memory_mib, spec.max_memory_mib if spec.max_memory_mib > spec.memory_mib else 0
-            ),
-        )
-        return await self.book.put(promise, spec=spec)
+        return await self._rewritten(promise, vcpus, memory_mib)
+
+    async def _rewritten(self, promise: Promise, vcpus: int, memory_mib: int) -> Promise:
+        async with self.book.turn(promise.name):
+            now = self.book.find(promise.name)
+            if now is None or now.key != promise.key or now.status is not Status.PLACED:
+                return promise
+            return await self.book.put(now, spec=_sized(now.spec, vcpus, memory_mib))
 
     def host_of(self, name: str, promise: Promise | None) -> Host:
         """Where the VM called *name* is."""
@@ -235,6 +233,19 @@ class ClusterScheduler:
         """How many more VMs of *shape* each host could take."""
         counts = fits(self.fleet.view, shape)
         return [(host.name, int(counts[host.row])) for host in self.fleet]
+
+
+def _sized(spec: VmSpec, vcpus: int, memory_mib: int) -> VmSpec:
+    """*spec* in another size; a maximum that was asked for apart from the size stays."""
+    most_vcpus = spec.max_vcpus if spec.max_vcpus > spec.vcpus else 0
+    most_mib = spec.max_memory_mib if spec.max_memory_mib > spec.memory_mib else 0
+    return replace(
+        spec,
+        vcpus=vcpus,
+        memory_mib=memory_mib,
+        max_vcpus=max(vcpus, most_vcpus),
+        max_memory_mib=max(memory_mib, most_mib),
+    )
 
 
 def _understood(host: Host, status: int, document: Any) -> Mapping[str, Any]:

@@ -115,8 +115,9 @@ class HttpHosts:
     async def ask(
         self, url: str, method: str, path: str, document: Mapping[str, Any] | None = None
     ) -> Reply:
+        timeout = self._poll if method == "GET" else self._call
         status, _, answer = await self._send(
-            self._kept, method, url + path, timeout=self._call, json=document
+            self._kept, method, url + path, timeout=timeout, json=document
         )
         return Reply(status, answer)
 
