@@ -6,6 +6,8 @@ of their own.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
@@ -18,6 +20,7 @@ from schedulercommon.errors import (
     HostRefused,
     HostUnreachable,
     NotReady,
+    StoreUnavailable,
     WrongState,
 )
 from schedulercommon.model import VmSpec
@@ -41,6 +44,9 @@ from schedulerprocess.events import EventLog
 
 GONE_KEPT_S = 86_400.0
 """How long the store remembers what is gone."""
+FORGET_EVERY_S = 3600.0
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +152,18 @@ class ClusterScheduler:
         self.opened = True
 
     async def run(self) -> None:
-        """Poll until cancelled."""
-        await self.poller.run(self.settler)
+        """Poll, and forget what is long gone, until cancelled."""
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self.poller.run(self.settler), name="poller")
+            both.create_task(self._forget(), name="forget")
+
+    async def _forget(self) -> None:
+        while True:
+            await self._around.sleep(FORGET_EVERY_S)
+            try:
+                await self.book.write(ForgetGone(self._around.now_s() - GONE_KEPT_S))
+            except StoreUnavailable as problem:
+                _log.warning("forgetting what is long gone is put off: %s", problem)
 
     async def close(self) -> None:
         """Take nothing new, and leave the rest to the next start."""
