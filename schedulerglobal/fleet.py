@@ -7,6 +7,7 @@ a status whose asking began before the answer to the deploy may or may not have 
 
 from __future__ import annotations
 
+import asyncio
 from bisect import insort
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -117,6 +118,8 @@ class Fleet:
         self._now_s = now_s
         """Monotonic."""
         self.addresses: dict[str, Address] = {}
+        self.naming = asyncio.Lock()
+        """Held by whoever finds out which host answers at an address."""
         self._hosts: dict[str, Host] = {}
         self._by_row: dict[int, Host] = {}
         self._in_order: list[Host] = []

@@ -24,6 +24,16 @@ async def identified(
     """The host that gave *report* at *address*; None for a double, which ``address.problem``
     explains. Raises StoreUnavailable."""
     name = report.status.name
+    if address.host is not None and address.host.name == name:
+        return address.host
+    # one at a time, or two that say the same name at once would both be new
+    async with fleet.naming:
+        return await _introduced(address, name, fleet, book, events)
+
+
+async def _introduced(
+    address: Address, name: str, fleet: Fleet, book: Book, events: EventLog
+) -> Host | None:
     host = address.host
     if host is not None and host.name == name:
         return host
@@ -38,7 +48,7 @@ async def identified(
     if known is None:
         return await _new(address, name, fleet, book, events)
     other = fleet.address_of(known)
-    if other is not None and known.health is Health.UP:
+    if other is not None and (known.health is Health.UP or not other.looked):
         _refuse_double(address, name, other)
         return None
     return await _moved(address, known, fleet, book, events)
