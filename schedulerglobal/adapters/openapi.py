@@ -32,7 +32,7 @@ _ABOUT = (
 _HOST = Parameter(
     name="name",
     place="path",
-    schema={"type": "string", "pattern": "^[A-Za-z0-9.:_-]{1,255}$"},
+    schema={"type": "string", "pattern": clusterwire.HOST_PATTERN},
     description="the host's name: its SCL_NAME, an older one's address and port",
 )
 _DRY_RUN = Parameter(
