@@ -51,9 +51,8 @@ def read_host(document: Any) -> tuple[HostStatus, frozenset[str]]:
 def read_status(document: Any, name: str, names: frozenset[str]) -> HostStatus:
     """The answer of ``/status`` as the status of the host that goes by *name*."""
     status = _object(document, "status")
-    if "cpu" not in status and any(
-        isinstance(each, Mapping) and "cpu" in each for each in status.values()
-    ):
+    # that of one with no host yet is empty
+    if all(isinstance(each, Mapping) and "cpu" in each for each in status.values()):
         raise ValueError("it is a global scheduler; name local schedulers only")
     cpu, memory = _object(status.get("cpu"), "cpu"), _object(status.get("mem"), "mem")
     levels = []
