@@ -21,7 +21,7 @@ from pathlib import Path
 
 from benchmarks import Figure, Progress
 from benchmarks.load import Answered, Asked, Job, Load, begun_load, percentile, steady
-from benchmarks.processes import LightLocals, global_scheduler, light_locals
+from benchmarks.processes import LightLocals, NotMeasured, global_scheduler, light_locals
 
 HOSTS = 20
 RATE_PER_S = 80
@@ -78,6 +78,8 @@ def _all_on_one(progress: Progress) -> list[Figure]:
     with _loaded("progress", WELL_S + FAULTY_S) as (locals_, load):
         well = _lived_through("", "", WELL_S)
         vms = [len(vms) for vms in locals_.dump().values()]
+        if not any(vms):
+            raise NotMeasured(f"nothing was placed while all were well: {load.deploys()[:1]}")
         locals_.fault(vms.index(max(vms)), "hang", "changes")
         hung = _lived_through("hang", "changes", FAULTY_S)
         deploys = load.deploys()
