@@ -56,6 +56,10 @@ class Cluster(Client):
         """The state of each."""
         return {host["name"]: host["state"] for host in await self.document("/v1/hosts")}
 
+    async def addresses(self) -> list[tuple[str, str]]:
+        """The URL of each."""
+        return [(host["name"], host["url"]) for host in await self.document("/v1/hosts")]
+
     async def on(self, host: str, name: str, **more: object) -> Answer:
         """Deploy on the host called so."""
         return await self.deploy(name, host=host, **more)

@@ -13,42 +13,12 @@ import pytest
 
 from schedulerglobal.__main__ import main
 from schedulerprocess.options import exit_code
+from tests.badinput import BAD_URLS
 from tests.servers import global_service, run_global
 
 FAILED, WRONG_USAGE = 1, 2
 NOBODY = 65_534
 
-BAD_URLS = {
-    "no port": "127.0.0.1",
-    "no port, whole": "http://node1",
-    "empty port": "http://node1:",
-    "port 0": "127.0.0.1:0",
-    "port 70000": "127.0.0.1:70000",
-    "port negative": "127.0.0.1:-1",
-    "port a word": "127.0.0.1:http",
-    "port in other digits": "127.0.0.1:٨٠٩٩",
-    "https": "https://127.0.0.1:8099",
-    "ftp": "ftp://127.0.0.1:8099",
-    "two schemes": "http://http://127.0.0.1:8099",
-    "no host": "http://:8099",
-    "only a port": ":8099",
-    "only a number": "8099",
-    "path": "http://127.0.0.1:8099/status",
-    "query": "http://127.0.0.1:8099?x=1",
-    "fragment": "http://127.0.0.1:8099#x",
-    "user": "http://user@127.0.0.1:8099",
-    "user and password": "http://user:pw@127.0.0.1:8099",
-    "blank": "127.0.0.1: 8099",
-    "blank within": "node 1:8099",
-    "markup": "<node>:8099",
-    "ESC": "node\x1b:8099",
-    "two lines": "node1:8099\n:1",
-    "accent": "nœud:8099",
-    "IPv6 without brackets": "::1:8099",
-    "IPv6 cut off": "[::1:8099",
-    "IPv6 of nothing": "[]:8099",
-    "10 kB": "a" * 10_000,
-}
 BAD_LISTS = {
     **BAD_URLS,
     "second bad": "127.0.0.1:1,127.0.0.1",
