@@ -1,8 +1,8 @@
 """Talking to local schedulers over HTTP (aiohttp).
 
 Older ones are asked for changes over a connection made for the purpose: if it cannot be made,
-nothing was asked; and nothing is ever sent twice, which a library may do when a connection it kept
-turns out to be closed.
+nothing was asked; and nothing is ever sent twice, which the library does with a GET whose
+connection broke. What is only read may well be asked for again.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class HttpHosts:
             total=call_timeout_s, sock_connect=min(CONNECT_S, call_timeout_s)
         )
         self._kept = _session(headers, aiohttp.TCPConnector(limit=0, keepalive_timeout=60.0))
-        self._fresh = _session(headers, aiohttp.TCPConnector(limit=0, force_close=True))
+        self._fresh = _session(headers, aiohttp.TCPConnector(limit=0, force_close=True), _once)
 
     async def close(self) -> None:
         await self._kept.close()
@@ -145,9 +145,27 @@ class HttpHosts:
             raise NoAnswer(_why(problem)) from problem
 
 
-def _session(headers: Mapping[str, str], connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+async def _once(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Keeps aiohttp from sending a GET again whose connection broke, old or new: it may be done,
+    and a second one that finds the port closed would make it look as if it never was sent."""
+    try:
+        return await handler(request)
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as problem:
+        raise NoAnswer(_why(problem)) from problem
+
+
+def _session(
+    headers: Mapping[str, str],
+    connector: aiohttp.TCPConnector,
+    *middlewares: aiohttp.ClientMiddlewareType,
+) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=connector,
+        middlewares=middlewares,
         headers={"User-Agent": "VMStack", **headers},
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
