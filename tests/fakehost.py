@@ -67,6 +67,12 @@ async def breaks_off(_: FakeHost, request: web.Request, __: Handler) -> web.Stre
     return web.Response()
 
 
+async def dies(host: FakeHost, request: web.Request, __: Handler) -> web.StreamResponse:
+    """Refuses connections from now on, and breaks this one."""
+    await host.stop_listening()
+    return await resets(host, request, __)
+
+
 def done_then(manner: Manner) -> Manner:
     """What is asked is done, and then met in *manner*."""
 
@@ -131,6 +137,12 @@ class FakeHost:
         if self._runner is not None:
             runner, self._runner = self._runner, None
             await runner.cleanup()
+
+    async def stop_listening(self) -> None:
+        """The same, but for connections there are; :meth:`go` must follow."""
+        assert self._runner is not None
+        for site in list(self._runner.sites):
+            await site.stop()
 
     @web.middleware
     async def _meet(self, request: web.Request, handler: Handler) -> web.StreamResponse:
