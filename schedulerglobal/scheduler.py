@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from random import Random
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 from schedulercommon.errors import (
@@ -198,7 +199,7 @@ class ClusterScheduler:
             raise WrongState(
                 f"the local scheduler of host {host.name} is too old for that; renew it"
             )
-        reply = await self._calls.pass_on(host, method, f"/v1/vms/{name}{rest}", document)
+        reply = await self._calls.pass_on(host, method, f"{_path(name)}{rest}", document)
         if isinstance(reply, Outcome):
             problem = HostUnreachable(
                 f"host {host.name} did not answer ({reply.reason}); look at the VM, then"
@@ -240,7 +241,7 @@ class ClusterScheduler:
         host = self.fleet.find(promise.host if promise else self.book.seen_on(name)[0])
         if host is None or not host.typed or not host.answers:
             return None
-        reply = await self._calls.pass_on(host, "GET", f"/v1/vms/{name}")
+        reply = await self._calls.pass_on(host, "GET", _path(name))
         if isinstance(reply, Outcome) or reply.status != 200:
             return None
         return reply.document if isinstance(reply.document, dict) else None
@@ -262,6 +263,11 @@ def _sized(spec: VmSpec, vcpus: int, memory_mib: int) -> VmSpec:
         max_vcpus=max(vcpus, most_vcpus),
         max_memory_mib=max(memory_mib, most_mib),
     )
+
+
+def _path(name: str) -> str:
+    """Where its host has the VM called *name*; one that was found may have any name."""
+    return f"/v1/vms/{quote(name, safe='')}"
 
 
 def _understood(host: Host, status: int, document: Any) -> Mapping[str, Any]:
