@@ -46,10 +46,10 @@ def resolved(order: Order, spec: VmSpec, fleet: Fleet, book: Book) -> Wishes | N
     for name in order.avoid:
         refused[fleet.named(name).row] = "is to be avoided"
     for selector in order.anti_affinity:
-        for promise in _selected(selector, book):
-            _rule_out(refused, fleet, promise.host, f"has {promise.name}, to keep away from")
+        for name, host_name in _selected(selector, book):
+            _rule_out(refused, fleet, host_name, f"has {name}, to keep away from")
     for selector in order.affinity:
-        together = {promise.host for promise in _selected(selector, book)}
+        together = {host_name for _, host_name in _selected(selector, book)}
         if not together:
             continue  # the first of its group may go anywhere
         for host in fleet:
@@ -68,16 +68,18 @@ def _rule_out(refused: dict[int, str], fleet: Fleet, name: str, reason: str) -> 
         refused.setdefault(host.row, reason)
 
 
-def _selected(selector: str, book: Book) -> list[Promise]:
+def _selected(selector: str, book: Book) -> list[tuple[str, str]]:
+    """Names of VMs with their hosts; one that was only found counts too."""
     key, is_label, value = selector.partition("=")
     if is_label:
-        return book.of_label(key, value)
+        return [(promise.name, promise.host) for promise in book.of_label(key, value)]
     promise = book.find(selector)
-    if promise is None:
+    hosts = [promise.host] if promise is not None else book.seen_on(selector)
+    if not hosts:
         raise BadRequest(
             f"{selector!r} is no VM of the cluster; name one of /v1/vms, or a label as key=value"
         )
-    return [promise]
+    return [(selector, host) for host in hosts]
 
 
 def _tiers(order: Order, spec: VmSpec, fleet: Fleet, book: Book) -> dict[int, int] | None:
