@@ -144,7 +144,7 @@ class Fleet:
     def expect(self, url: str, host: Host | None = None, **about: Any) -> Address:
         """The address *url*, from now on one to poll; *host* is who answered there before."""
         address = self.addresses[url] = Address(url, host, **about)
-        if host is None and address.label not in self.view.rows:
+        if host is None and not address.added and address.label not in self.view.rows:
             address.row = self.view.add(address.label)
         return address
 

@@ -58,12 +58,13 @@ class HostAdmin:
         known = self._fleet.find(report.status.name)
         if known is not None and known.health is Health.UP and self._fleet.address_of(known):
             raise _double(known, url)
+        new = address is None
         if address is None:
             address = self._fleet.expect(url, labels=labels, added=True)
         try:
             await self._poller.take_in(address, report, begun_s, begun_at_s, self._settler)
         finally:
-            if address.host is None:
+            if new and address.host is None:
                 self._fleet.forget(address)
         host = address.host
         if host is None:
