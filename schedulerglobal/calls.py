@@ -7,6 +7,7 @@ refuses a connection gets nothing new until a poll finds it again.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -25,13 +26,15 @@ from schedulerglobal.ports import HostClient, NoAnswer, NotSent
 SLOW_S = 2.0
 SETTLE_S = 10.0
 """Whoever repeats a request of unknown outcome waits at most so long for it to be settled."""
-MOST_SLOW = 8
-"""Calls of one host that may take longer than that; it is asked for no more until one has ended,
-lest all requests under way wait for the same host."""
+LOST_TRACK_S = 10.0
+"""How long others are preferred to a host that did not say what became of a deploy."""
+MOST_CALLS = 96
+"""Changes asked of one host at once, beyond which it is asked for no more: were it to hang, those
+are all that hang with it."""
 PUBLISHED = "published:"
 """Begins the ids of attempts made by the published routes, which carry none to the host."""
 
-_CONGESTED = f"{MOST_SLOW} calls are taking long there already"
+_CONGESTED = f"{MOST_CALLS} changes are asked of it already"
 _THERE = {"deployed": True, "removed": False, "undone": False, "cancelled": False}
 
 
@@ -46,7 +49,7 @@ class HostCalls:
 
     async def deploy(self, host: Host, spec: VmSpec, attempt: str) -> Outcome:
         """Ask *host* for *spec*; never ``ASK``."""
-        if host.slow >= MOST_SLOW:
+        if host.calls >= MOST_CALLS:
             return Outcome(Meaning.ELSEWHERE, "overloaded", _CONGESTED)
         with _Watch(self._fleet, host):
             try:
@@ -56,6 +59,7 @@ class HostCalls:
             except NotSent as problem:
                 return self._not_sent(host, problem)
             except NoAnswer as problem:
+                self._lost_track(host)
                 return self._no_answer(host, problem)
             outcome = deploy_outcome(reply, spec.name)
             if outcome.meaning is Meaning.ASK:
@@ -63,15 +67,17 @@ class HostCalls:
                 outcome = await self._asked(host, spec.name, outcome.reason)
             elif outcome.code == "no-capacity":
                 self._fleet.refused(host, sure=True)
-            elif outcome.meaning is Meaning.DONE:
+            if outcome.meaning is Meaning.DONE:
                 host.refusals = 0
-            if outcome.meaning is not Meaning.DONE:
-                self._moved(host)
+                return outcome
+            if outcome.meaning is Meaning.UNKNOWN:
+                self._lost_track(host)
+            self._moved(host)
             return outcome
 
     async def remove(self, host: Host, name: str) -> Outcome:
         """Have *host* remove the VM called *name*; never ``ASK``."""
-        if host.slow >= MOST_SLOW:
+        if host.calls >= MOST_CALLS:
             return Outcome(Meaning.ELSEWHERE, "overloaded", _CONGESTED)
         with _Watch(self._fleet, host):
             try:
@@ -127,6 +133,12 @@ class HostCalls:
         except NoAnswer as problem:
             return Outcome(Meaning.UNKNOWN, "host-unreachable", str(problem))
 
+    def _lost_track(self, host: Host) -> None:
+        """*host* did not say what became of a deploy, and may go on like this."""
+        self._fleet.busy(host, slow=1)
+        later = functools.partial(self._fleet.busy, host, slow=-1)
+        asyncio.get_running_loop().call_later(LOST_TRACK_S, later)
+
     async def _asked(self, host: Host, name: str, reason: str) -> Outcome:
         """What a refusal without a code means, by the host's list of VMs. Such a host says in
         words alone what it lacks; most often that is room."""
@@ -164,13 +176,13 @@ class _Watch:
         self._noted = False
 
     def __enter__(self) -> None:
+        self._fleet.busy(self._host, calls=1)
         self._timer = asyncio.get_running_loop().call_later(SLOW_S, self._note)
 
     def __exit__(self, *_: object) -> None:
         self._timer.cancel()
-        if self._noted:
-            self._fleet.hesitate(self._host, -1)
+        self._fleet.busy(self._host, calls=-1, slow=-1 if self._noted else 0)
 
     def _note(self) -> None:
         self._noted = True
-        self._fleet.hesitate(self._host, 1)
+        self._fleet.busy(self._host, slow=1)

@@ -20,6 +20,8 @@ from schedulerglobal.ports import HostRecord, Report
 
 DOUBT_S = 60.0
 """How long a host that refused what its status has room for is left alone, unless that moves."""
+MANY_CALLS = 32
+"""Changes asked of one host at once above which others are preferred: it makes one at a time."""
 UNSURE_REFUSALS = 3
 UNSURE_DOUBT_S = 10.0
 """The same for one that refused several in a row without saying for what reason."""
@@ -52,8 +54,10 @@ class Host:
     refusals: int = 0
     """In a row, of what its status has room for."""
     doubted_until_s: float = 0.0
+    calls: int = 0
+    """Changes it is being asked for."""
     slow: int = 0
-    """Calls that are taking long, or whose outcome is unknown."""
+    """Those of them that are taking long, or were given up a moment ago."""
     look_anew: bool = False
     """Ask for everything next time, moved or not."""
     reserved: dict[str, _Reservation] = field(default_factory=dict)
@@ -230,16 +234,16 @@ class Fleet:
         """*host* refused what its status has room for; unless *sure*, perhaps for another reason,
         which a few times in a row may mean."""
         host.refusals += 1
-        if sure:
-            host.doubted_until_s = self._now_s() + DOUBT_S
-        elif host.refusals >= UNSURE_REFUSALS:
-            host.doubted_until_s = self._now_s() + UNSURE_DOUBT_S
+        if sure or host.refusals >= UNSURE_REFUSALS:
+            host.doubted_until_s = self._now_s() + (DOUBT_S if sure else UNSURE_DOUBT_S)
         self.refresh(host)
 
-    def hesitate(self, host: Host, by: int) -> None:
-        """Prefer others as long as *host* has calls that take long; *by* is 1 or -1."""
-        host.slow += by
-        self.view.set_preferred(host.row, not host.slow)
+    def busy(self, host: Host, *, calls: int = 0, slow: int = 0) -> None:
+        """So many more (or fewer) changes are asked of *host*, or take long there; others are
+        preferred while they do, or while there are many."""
+        host.calls += calls
+        host.slow += slow
+        self.view.set_preferred(host.row, not host.slow and host.calls < MANY_CALLS)
 
     def reserve(self, host: Host, key: str, name: str, shape: Shape) -> None:
         """Count the VM called *name* on *host*, which is about to be asked for it under *key*."""

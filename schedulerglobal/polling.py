@@ -23,8 +23,9 @@ from schedulerglobal.settling import Settler
 from schedulerprocess.events import EventLog
 
 WORKERS = 256
-JITTER = 0.1
-"""Polls of a host are this part of the delay earlier or later, by chance."""
+JITTER = 0.2
+"""Polls of a host come up to this part of the delay early, by chance, so that hosts begun together
+do not stay together."""
 SOON_S = 0.1
 """A host that changed is looked at after so long, which gathers changes that come together."""
 CATCH_UP_S = 1.0
@@ -120,7 +121,7 @@ class Poller:
                     news.set_result(None)
             address.looked = True
             self._note_round()
-            jitter = self._rng.uniform(1 - JITTER, 1 + JITTER)
+            jitter = self._rng.uniform(1 - JITTER, 1)
             wait_s = SOON_S if address.url in self._soon else self._wait_s(address) * jitter
             self._arm(address, wait_s)
 
