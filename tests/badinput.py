@@ -50,15 +50,11 @@ def _lasting(document: Any) -> Any:
     return document
 
 
-def _of_local(client: Client) -> list[tuple[Client, str]]:
-    return [(client, target) for target in ("/v1/host", "/v1/vms", "/status")]
-
-
 @asynccontextmanager
 async def local_tier(directory: Path) -> AsyncIterator[Tier]:
     async with running(directory) as web:
         assert (await web.deploy("there")).status == 201
-        yield Tier(web, *_of_local(web))
+        yield Tier(web, (web, "/v1/host"), (web, "/v1/vms"), (web, "/status"))
 
 
 @asynccontextmanager
@@ -71,8 +67,9 @@ async def global_tier(directory: Path) -> AsyncIterator[Tier]:
         ]
         web = await stack.enter_async_context(cluster(directory, *(host.url for host in hosts)))
         assert (await web.deploy("there", host="here")).status == 201
-        seen = [(web, target) for target in ("/v1/vms", "/v1/hosts", "/listvm", "/status")]
-        yield Tier(web, *seen, *_of_local(hosts[0]), *_of_local(hosts[1]))
+        # the generation of a host tells any change there
+        theirs = [(host, "/v1/host") for host in hosts]
+        yield Tier(web, (web, "/v1/vms"), (web, "/v1/hosts"), *theirs)
 
 
 TIERS = {"local": local_tier, "global": global_tier}

@@ -23,7 +23,7 @@ from tests.webrig import Answer, Client
 
 T = TypeVar("T")
 
-POLL_S = 0.1
+POLL_S = 0.08
 LOCK_S = 0.2
 WITHIN_S = 20.0
 SETTINGS = replace(GlobalSettings.from_env({}), port=0, delay_s=POLL_S, call_timeout_s=WITHIN_S)

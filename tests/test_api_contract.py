@@ -11,9 +11,9 @@ from schedulerlocal.adapters.api import create_app
 from schedulerlocal.adapters.openapi import openapi_document
 from schedulerlocal.config import ServiceSettings
 from tests.contractrig import (
-    EXAMPLES,
     Answered,
     described,
+    examples,
     narrow_schema,
     narrowed,
     routes,
@@ -39,13 +39,13 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @wide.parametrize()
-@EXAMPLES
+@examples(50)
 def test_the_service_keeps_to_its_document(case: schemathesis.Case, address: str) -> None:
     case.call_and_validate(base_url=address)
 
 
 @narrow.parametrize()
-@EXAMPLES
+@examples(50)
 def test_what_is_right_is_done(case: schemathesis.Case, address: str) -> None:
     response = case.call_and_validate(base_url=address)
     answered.note(case, response.status_code)

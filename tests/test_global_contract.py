@@ -14,11 +14,11 @@ from schedulerglobal.adapters.openapi import openapi_document
 from tests.badinput import TIERS
 from tests.clusterrig import SETTINGS
 from tests.contractrig import (
-    EXAMPLES,
     FEW,
     SOME_NAMES,
     Answered,
     described,
+    examples,
     narrow_schema,
     narrowed,
     routes,
@@ -65,13 +65,13 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @wide.parametrize()
-@EXAMPLES
+@examples(20)
 def test_the_service_keeps_to_its_document(case: schemathesis.Case, address: str) -> None:
     case.call_and_validate(base_url=address)
 
 
 @narrow.parametrize()
-@EXAMPLES
+@examples(20)
 def test_what_is_right_is_done(case: schemathesis.Case, address: str) -> None:
     response = case.call_and_validate(base_url=address)
     answered.note(case, response.status_code)
