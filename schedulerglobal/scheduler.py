@@ -28,7 +28,7 @@ from schedulercommon.model import VmSpec
 from schedulerglobal.book import Book
 from schedulerglobal.calls import HostCalls
 from schedulerglobal.core.capacity import fits
-from schedulerglobal.core.outcomes import Meaning, Outcome
+from schedulerglobal.core.outcomes import Meaning, Outcome, one_line
 from schedulerglobal.core.policies import Policy
 from schedulerglobal.core.promises import Promise, Status
 from schedulerglobal.core.ranking import Ranker, Turn
@@ -278,8 +278,8 @@ def _understood(host: Host, status: int, document: Any) -> Mapping[str, Any]:
         code, reason = document.get("code"), document.get("reason")
         if isinstance(code, str) and isinstance(reason, str):
             if code == "bad-request":
-                raise BadRequest(reason)
-            raise HostRefused(host.name, code, reason)
+                raise BadRequest(one_line(reason))
+            raise HostRefused(host.name, code, one_line(reason))
     raise HostUnreachable(
         f"the answer of host {host.name} makes no sense (status {status}); look at its log"
     )

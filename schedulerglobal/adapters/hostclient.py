@@ -20,7 +20,7 @@ from yarl import URL
 from schedulercommon.levels import MIB_PER_GB, format_level
 from schedulercommon.model import VmSpec
 from schedulerglobal.adapters.statusreading import read_host, read_names, read_status
-from schedulerglobal.core.outcomes import Reply
+from schedulerglobal.core.outcomes import Reply, one_line
 from schedulerglobal.ports import NoAnswer, NotSent, Report
 
 T = TypeVar("T")
@@ -236,7 +236,7 @@ def _gigabytes(memory_mib: int) -> str:
 
 def _told(status: int, document: Any) -> str:
     if isinstance(document, Mapping) and isinstance(document.get("reason"), str):
-        return f"it answers {status}: {document['reason'][:300]}"
+        return f"it answers {status}: {one_line(document['reason'])}"
     return f"it answers with status {status}"
 
 
