@@ -14,7 +14,7 @@ from aiohttp.web import Request, Response, StreamResponse
 from schedulercommon.errors import ConfigError
 from schedulerweb.guard import MOST_CHANGES
 from tests.clusterrig import SETTINGS, Cluster, cluster
-from tests.fakehost import FakeHost, Handler, fake_hosts
+from tests.fakehost import FakeHost, Handler, answers, fake_hosts
 from tests.intruders import FOREIGN, GIVEN, OWN, TOKEN, WRONG_TOKENS
 from tests.servers import global_service, local_hosts, urls
 from tests.webrig import IMAGE, running
@@ -283,3 +283,28 @@ async def test_changes_under_way_are_bounded(tmp_path: Path) -> None:
         assert sorted(answer.status for answer in answers) == [*[200] * (MOST_CHANGES - 1), 201]
         assert host.times_asked("deploy") == 1
         assert (await web.remove("vm")).status == 200
+
+
+async def test_what_a_host_says_stays_on_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In answers and in the log, where it could pass for a line of ours."""
+    caplog.set_level(logging.INFO)
+    lie = "no\r\nroom\x1b[31m \ud800\nERROR all is lost " + "x" * 10_000
+    said = {"success": False, "reason": lie}
+    host = FakeHost("a")
+    host.run("a\nERROR vm is lost")
+    async with fake_hosts(host) as urls, cluster(tmp_path, *urls) as web:
+        assert (await web.deploy("vm")).status == 201
+        host.manners["deploy"] = answers(400, {**said, "code": "bad-request"})
+        assert (await web.deploy("other")).refusal == (400, "bad-request")
+        host.manners["deploy"] = answers(409, {**said, "code": "no-capacity"})
+        refused = await web.deploy("other")
+        assert refused.json["reason"].isprintable()
+        host.manners["all"] = answers(500, said)
+        assert (await web.post("/v1/vms/vm/resize", {"vcpus": 2})).json["success"] is False
+        found = await web.turns("a", state="suspect")
+        assert "all is lost" in found["problem"]
+        assert found["problem"].isprintable()
+    assert "all is lost" in caplog.text
+    assert all(record.getMessage().isprintable() for record in caplog.records)
