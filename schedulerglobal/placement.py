@@ -250,10 +250,11 @@ class Placer:
         try:
             await self._book.put(promise, status=Status.GONE)
         except StoreUnavailable as problem:
-            self._leave_unknown(promise, str(problem))
+            self._leave_unknown(promise, str(problem), settled=True)
 
-    def _leave_unknown(self, promise: Promise, reason: str) -> None:
-        self._book.believe(replace(promise, status=Status.UNKNOWN, settled=False, reason=reason))
+    def _leave_unknown(self, promise: Promise, reason: str, *, settled: bool = False) -> None:
+        """*settled* if nobody has it, which only could not be written down."""
+        self._book.believe(replace(promise, status=Status.UNKNOWN, settled=settled, reason=reason))
         self._settler.pursue(promise.name)
 
     def _refusal(self, shape: Shape, wishes: Wishes | None, tried: list[Attempt]) -> RefusedError:

@@ -61,6 +61,8 @@ class Settler:
 
         Raises StoreUnavailable.
         """
+        if promise.status is Status.UNKNOWN and promise.settled:
+            return await self._book.put(promise, status=Status.GONE, reason="")
         host = self._fleet.find(promise.host)
         if host is None or not host.answers:
             return promise
