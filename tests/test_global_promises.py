@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from aiohttp.web import Request, StreamResponse
+from aiohttp.web import Request, StreamResponse, json_response
 
 from tests.clusterrig import Cluster, cluster, until
 from tests.fakehost import FakeHost, Handler, fake_hosts, resets
@@ -317,6 +317,29 @@ async def test_a_store_locked_while_the_host_is_asked(tmp_path: Path, verb: str)
         else:
             await until(lambda: missing(web, "vm"))
             assert (await web.deploy("vm")).status == 201
+
+
+@BOTH
+async def test_a_store_locked_between_two_hosts_leaves_no_doubt(
+    tmp_path: Path, typed: bool
+) -> None:
+    a, b = FakeHost("a", typed=typed), FakeHost("b", typed=typed)
+    lock: list[sqlite3.Connection] = []
+
+    async def locks(_: FakeHost, __: Request, ___: Handler) -> StreamResponse:
+        lock.append(sqlite3.connect(web.store, isolation_level=None))
+        lock[0].execute("BEGIN IMMEDIATE")
+        return json_response({"success": False, "reason": "no room"})
+
+    a.manners["deploy"] = locks
+    async with fake_hosts(a, b) as urls, cluster(tmp_path, *urls) as web:
+        assert (await web.deploy("vm", policy="first-fit")).refusal == STORE
+        assert (a.times_asked("deploy"), b.times_asked("deploy")) == (1, 0)
+        lock[0].rollback()
+        lock[0].close()
+        await until(lambda: missing(web, "vm"))
+        a.manners.clear()
+        assert (await web.deploy("vm")).status == 201
 
 
 async def test_a_vm_lost_while_the_store_is_locked_is_lost_afterwards(tmp_path: Path) -> None:
