@@ -31,31 +31,43 @@ LOST_TRACK_S = 10.0
 MOST_CALLS = 96
 """Changes asked of one host at once, beyond which it is asked for no more: were it to hang, those
 are all that hang with it."""
+MOST_SLOW = 128
+"""Calls of all hosts that take long, beyond which slow hosts are asked for no more: half of the
+changes that may be under way at all are for the others."""
 PUBLISHED = "published:"
 """Begins the ids of attempts made by the published routes, which carry none to the host."""
 
-_CONGESTED = f"{MOST_CALLS} changes are asked of it already"
+_CONGESTED = Outcome(
+    Meaning.ELSEWHERE, "overloaded", "too many changes are asked of it already; try again later"
+)
 _THERE = {"deployed": True, "removed": False, "undone": False, "cancelled": False}
 
 
 class HostCalls:
     """Changes asked of hosts. None of these raises."""
 
-    def __init__(self, client: HostClient, fleet: Fleet, moved: Callable[[Host], None]) -> None:
+    def __init__(
+        self,
+        client: HostClient,
+        fleet: Fleet,
+        *,
+        moved: Callable[[Host], None],
+        freed: Callable[[Host], None],
+    ) -> None:
         self._client = client
         self._fleet = fleet
         self._moved = moved
         """Told of a host that is worth another poll soon."""
+        self._freed = freed
+        """Told of one that has more room now than its status says."""
 
     async def deploy(self, host: Host, spec: VmSpec, attempt: str) -> Outcome:
         """Ask *host* for *spec*; never ``ASK``."""
-        if host.calls >= MOST_CALLS:
-            return Outcome(Meaning.ELSEWHERE, "overloaded", _CONGESTED)
+        if self._congested(host):
+            return _CONGESTED
         with _Watch(self._fleet, host):
             try:
-                reply = await self._client.deploy(
-                    host.url, replace(spec, request_id=attempt), typed=host.typed
-                )
+                reply = await self._client.deploy(host.site, replace(spec, request_id=attempt))
             except NotSent as problem:
                 return self._not_sent(host, problem)
             except NoAnswer as problem:
@@ -77,11 +89,11 @@ class HostCalls:
 
     async def remove(self, host: Host, name: str) -> Outcome:
         """Have *host* remove the VM called *name*; never ``ASK``."""
-        if host.calls >= MOST_CALLS:
-            return Outcome(Meaning.ELSEWHERE, "overloaded", _CONGESTED)
+        if self._congested(host):
+            return _CONGESTED
         with _Watch(self._fleet, host):
             try:
-                reply = await self._client.remove(host.url, name, typed=host.typed)
+                reply = await self._client.remove(host.site, name)
             except NotSent as problem:
                 return self._not_sent(host, problem)
             except NoAnswer as problem:
@@ -96,7 +108,7 @@ class HostCalls:
                     return Outcome(Meaning.REFUSED, "hypervisor-failed", reason)
                 return Outcome(Meaning.DONE)
             if outcome.meaning is Meaning.DONE:
-                self._moved(host)
+                self._freed(host)
             return outcome
 
     async def settle(self, host: Host, promise: Promise) -> bool | None:
@@ -112,7 +124,7 @@ class HostCalls:
             return await self._has(host, promise.name)
         try:
             async with asyncio.timeout(SETTLE_S):
-                reply = await self._client.cancel(host.url, promise.attempt)
+                reply = await self._client.cancel(host.site, promise.attempt)
         except NotSent as problem:
             self._not_sent(host, problem)
             return None
@@ -126,12 +138,25 @@ class HostCalls:
         self, host: Host, method: str, path: str, document: dict[str, object] | None = None
     ) -> Reply | Outcome:
         """The host's own answer, or why there is none."""
+        if method == "GET":
+            return await self._passed_on(host, method, path, document)
+        if self._congested(host):
+            return _CONGESTED
+        with _Watch(self._fleet, host):
+            return await self._passed_on(host, method, path, document)
+
+    async def _passed_on(
+        self, host: Host, method: str, path: str, document: dict[str, object] | None
+    ) -> Reply | Outcome:
         try:
-            return await self._client.ask(host.url, method, path, document)
+            return await self._client.ask(host.site, method, path, document)
         except NotSent as problem:
             return self._not_sent(host, problem)
         except NoAnswer as problem:
             return Outcome(Meaning.UNKNOWN, "host-unreachable", str(problem))
+
+    def _congested(self, host: Host) -> bool:
+        return host.calls >= MOST_CALLS or (host.slow > 0 and self._fleet.slow >= MOST_SLOW)
 
     def _lost_track(self, host: Host) -> None:
         """*host* did not say what became of a deploy, and may go on like this."""

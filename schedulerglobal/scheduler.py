@@ -28,6 +28,7 @@ from schedulercommon.model import VmSpec
 from schedulerglobal.book import Book
 from schedulerglobal.calls import HostCalls
 from schedulerglobal.core.capacity import fits
+from schedulerglobal.core.health import Wanted
 from schedulerglobal.core.outcomes import Meaning, Outcome, one_line
 from schedulerglobal.core.policies import Policy
 from schedulerglobal.core.promises import Promise, Status
@@ -38,7 +39,7 @@ from schedulerglobal.hostadmin import HostAdmin
 from schedulerglobal.orders import Order
 from schedulerglobal.placement import UNKNOWN, Placement, Placer
 from schedulerglobal.polling import Poller
-from schedulerglobal.ports import DropHost, ForgetGone, HostClient, Store
+from schedulerglobal.ports import DropHost, ForgetGone, HostClient, HostRecord, Store
 from schedulerglobal.removal import Removal, Remover, placed
 from schedulerglobal.settling import Settler
 from schedulerprocess.events import EventLog
@@ -88,16 +89,16 @@ class ClusterScheduler:
             self.events,
             delay_s=delay_s,
             monotonic_s=around.monotonic_s,
-            now_s=around.now_s,
             rng=around.rng,
         )
-        self._calls = HostCalls(client, self.fleet, self.poller.soon)
+        self._calls = HostCalls(client, self.fleet, moved=self.poller.soon, freed=self.poller.freed)
         self.settler = Settler(
             self.fleet,
             self.book,
             self._calls,
             self.events,
             sleep=around.sleep,
+            monotonic_s=around.monotonic_s,
             rng=around.rng,
         )
         unique = uuid4().hex
@@ -120,10 +121,9 @@ class ClusterScheduler:
             self.poller,
             self.settler,
             self.events,
-            now_s=around.now_s,
             monotonic_s=around.monotonic_s,
         )
-        self._remover = Remover(self.fleet, self.book, self._calls, self.settler)
+        self._remover = Remover(self.fleet, self.book, self._calls, self.settler, self.events)
         self.opened = False
         """Whether the store was read."""
         self._closing = False
@@ -146,11 +146,17 @@ class ClusterScheduler:
                 continue
             if record.added and record.url not in self.fleet.addresses:
                 self.fleet.expect(record.url, self.fleet.add(record), added=True)
-            elif record.added or self.book.count_of_host(record.name):
+            elif self._matters(record):
                 self.fleet.away(self.fleet.add(record), "it is on the list of hosts no longer")
-            else:
-                await self.book.write(DropHost(record.name))
+        await self.book.write(
+            *[DropHost(each.name) for each in records if self.fleet.find(each.name) is None]
+        )
         self.opened = True
+
+    def _matters(self, record: HostRecord) -> bool:
+        """Whether anything would be lost with *record*: its host may turn up elsewhere."""
+        said = record.added or record.fenced or record.labels or record.wanted is not Wanted.OPEN
+        return bool(said or self.book.count_of_host(record.name))
 
     async def run(self) -> None:
         """Poll, and forget what is long gone, until cancelled."""
@@ -209,6 +215,7 @@ class ClusterScheduler:
                 problem.details = UNKNOWN
             raise problem
         answer = _understood(host, reply.status, reply.document)
+        self.events.record(rest.strip("/"), vm=name, host=host.name)
         self.poller.soon(host)
         if promise is not None:
             promise = await self._resized(promise, answer)
@@ -244,7 +251,12 @@ class ClusterScheduler:
         reply = await self._calls.pass_on(host, "GET", _path(name))
         if isinstance(reply, Outcome) or reply.status != 200:
             return None
-        return reply.document if isinstance(reply.document, dict) else None
+        document = reply.document
+        if not isinstance(document, dict):
+            return None
+        if promise is not None and promise.status is Status.PLACED:
+            await self._resized(promise, document)  # the host is right about its VMs
+        return document
 
     def capacity(self, shape: Shape) -> list[tuple[str, int]]:
         """How many more VMs of *shape* each host could take."""

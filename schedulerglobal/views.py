@@ -7,6 +7,7 @@ from typing import Any
 
 from schedulercommon.levels import Level, format_level
 from schedulerglobal.book import Book
+from schedulerglobal.core.health import Health
 from schedulerglobal.core.promises import Promise, Status
 from schedulerglobal.fleet import Address, Fleet, Host
 
@@ -139,8 +140,9 @@ def host_documents(book: Book, fleet: Fleet, now_s: float) -> list[dict[str, Any
 
 
 def status_document(fleet: Fleet) -> dict[str, Any]:
-    """The published status of every host that ever answered, by name."""
-    return {host.name: _published(host, fleet) for host in fleet if host.report is not None}
+    """The published status of every host that answers, by name; what a host had that is down
+    would be summed up by whoever asks."""
+    return {host.name: _published(host, fleet) for host in fleet if host.health is not Health.DOWN}
 
 
 def _published(host: Host, fleet: Fleet) -> dict[str, Any]:

@@ -54,6 +54,4 @@ def create_app(
 
 async def serve(app: web.Application, address: str, port: int) -> Runner:
     """Listen; raises ConfigError or OutputError, see :func:`schedulerweb.server.serve`."""
-    return await server.serve(
-        app, address, port, settings=_SETTINGS, shutdown_timeout_s=SHUTDOWN_S
-    )
+    return await server.serve(app, address, port, settings=_SETTINGS, shutdown_timeout_s=SHUTDOWN_S)

@@ -21,11 +21,12 @@ from schedulercommon.levels import MIB_PER_GB, format_level
 from schedulercommon.model import VmSpec
 from schedulerglobal.adapters.statusreading import read_host, read_names, read_status
 from schedulerglobal.core.outcomes import Reply, one_line
-from schedulerglobal.ports import NoAnswer, NotSent, Report
+from schedulerglobal.ports import NoAnswer, NotSent, Report, Site
+from schedulerweb.guard import EXPECTED_HOST
 
 T = TypeVar("T")
 
-LARGEST_ANSWER = 16 << 20
+LARGEST_ANSWER = 4 << 20
 CONNECT_S = 5.0
 
 _NO_ANSWER = (
@@ -94,30 +95,35 @@ class HttpHosts:
             raise NoAnswer(_told(status, document))
         return _read(url, read_names, document)
 
-    async def deploy(self, url: str, spec: VmSpec, *, typed: bool) -> Reply:
-        if typed:
-            return await self.ask(url, "POST", "/v1/vms", _document(spec))
+    async def deploy(self, site: Site, spec: VmSpec) -> Reply:
+        if site.typed:
+            return await self.ask(site, "POST", "/v1/vms", _document(spec))
         query = (
             f"/deploy?name={spec.name}&cpu={spec.vcpus}&mem={_gigabytes(spec.memory_mib)}"
             f"&oc={format_level(spec.level)}&qcow2={quote(spec.image, safe='/')}"
         )
-        return await self._published(url, query)
+        return await self._published(site.url, query)
 
-    async def remove(self, url: str, name: str, *, typed: bool) -> Reply:
+    async def remove(self, site: Site, name: str) -> Reply:
         quoted = quote(name, safe="")
-        if typed:
-            return await self.ask(url, "DELETE", f"/v1/vms/{quoted}")
-        return await self._published(url, f"/remove?name={quoted}")
+        if site.typed:
+            return await self.ask(site, "DELETE", f"/v1/vms/{quoted}")
+        return await self._published(site.url, f"/remove?name={quoted}")
 
-    async def cancel(self, url: str, attempt: str) -> Reply:
-        return await self.ask(url, "DELETE", f"/v1/requests/{attempt}")
+    async def cancel(self, site: Site, attempt: str) -> Reply:
+        return await self.ask(site, "DELETE", f"/v1/requests/{attempt}")
 
     async def ask(
-        self, url: str, method: str, path: str, document: Mapping[str, Any] | None = None
+        self, site: Site, method: str, path: str, document: Mapping[str, Any] | None = None
     ) -> Reply:
         timeout = self._poll if method == "GET" else self._call
         status, _, answer = await self._send(
-            self._kept, method, url + path, timeout=timeout, json=document
+            self._kept,
+            method,
+            site.url + path,
+            timeout=timeout,
+            json=document,
+            headers={EXPECTED_HOST: site.name},
         )
         return Reply(status, answer)
 

@@ -64,6 +64,7 @@ class TypedRoutes:
         add.add_post("/v1/hosts", self.add_host)
         add.add_get("/v1/hosts/{name}", self.host)
         add.add_patch("/v1/hosts/{name}", self.label_host)
+        add.add_delete("/v1/hosts/{name}", self.remove_host)
         for verb in HOST_VERBS:
             add.add_post(f"/v1/hosts/{{name}}/{verb}", self.change_host)
         add.add_get("/v1/capacity", self.capacity)
@@ -184,6 +185,12 @@ class TypedRoutes:
         self._scheduler.check_ready()
         admin = self._scheduler.admin
         return self._shown_host(await admin.label(request.match_info["name"], asked.labels))
+
+    async def remove_host(self, request: web.Request) -> web.Response:
+        read_parameters(request)
+        self._scheduler.check_ready()
+        await self._scheduler.admin.remove(request.match_info["name"])
+        return answer(DONE)
 
     async def change_host(self, request: web.Request) -> web.Response:
         from schedulercommon.wire import NoRequest, read_model
