@@ -274,22 +274,19 @@ class Placer:
         raise _unknown(promise)
 
     async def _abandon(self, promise: Promise, tried: Mapping[int, Attempt]) -> None:
-        """Nobody has it: free the name. That it was tried may not be known to be over, if the
-        store fails; then it is as if it were removed, until it is."""
+        """Nobody has it: free the name, now or when the store takes it."""
         if not tried:
             return
         try:
             await self._book.put(promise, status=Status.GONE, settled=True)
         except StoreUnavailable as problem:
-            self._book.believe(
-                replace(promise, status=Status.REMOVING, settled=True, reason=str(problem))
-            )
-            self._settler.pursue(promise.name)
+            self._leave_unknown(promise, str(problem), settled=True)
 
-    def _leave_unknown(self, promise: Promise, reason: str) -> Promise:
+    def _leave_unknown(self, promise: Promise, reason: str, *, settled: bool = False) -> Promise:
+        """*settled* if nobody has it, which only could not be written down."""
         self._settler.pursue(promise.name)
         return self._book.believe(
-            replace(promise, status=Status.UNKNOWN, settled=False, reason=reason)
+            replace(promise, status=Status.UNKNOWN, settled=settled, reason=reason)
         )
 
     def _refusal(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 from schedulercommon.levels import Level, format_level
@@ -62,12 +63,13 @@ def stranger_document(
     }
 
 
-def vm_documents(book: Book, fleet: Fleet) -> list[dict[str, Any]]:
-    """All VMs, in order of arrival; those found come last."""
-    return [
-        *(vm_document(promise, book, fleet) for promise in book),
-        *(stranger_document(name, hosts) for name, hosts in book.strangers()),
-    ]
+def vm_documents(book: Book, fleet: Fleet) -> Iterator[dict[str, Any]]:
+    """All VMs there are now, in order of arrival; those found come last."""
+    promises, strangers = list(book), list(book.strangers())
+    return chain(
+        (vm_document(promise, book, fleet) for promise in promises),
+        (stranger_document(name, hosts) for name, hosts in strangers),
+    )
 
 
 def vm_hosts(book: Book) -> dict[str, str]:
@@ -127,16 +129,13 @@ def address_document(address: Address) -> dict[str, Any]:
     }
 
 
-def host_documents(book: Book, fleet: Fleet, now_s: float) -> list[dict[str, Any]]:
+def host_documents(book: Book, fleet: Fleet, now_s: float) -> Iterator[dict[str, Any]]:
     """All hosts, and the addresses where nobody is known."""
-    return [
-        *(host_document(host, book, fleet, now_s) for host in fleet),
-        *(
-            address_document(address)
-            for address in fleet.addresses.values()
-            if address.host is None
-        ),
-    ]
+    hosts, addresses = list(fleet), list(fleet.addresses.values())
+    return chain(
+        (host_document(host, book, fleet, now_s) for host in hosts),
+        (address_document(address) for address in addresses if address.host is None),
+    )
 
 
 def status_document(fleet: Fleet) -> dict[str, Any]:

@@ -248,8 +248,10 @@ def _told(status: int, document: Any) -> str:
 
 def _connection(problem: Exception) -> str:
     if isinstance(problem, aiohttp.ClientConnectorError):
-        code = problem.os_error.errno
-        return f"cannot connect: {os.strerror(code) if code else problem.os_error}"
+        fault = problem.os_error
+        # that of a name that cannot be resolved has a number of its own
+        code = fault.errno if fault.errno and fault.errno > 0 else 0
+        return f"cannot connect: {os.strerror(code) if code else fault.strerror or fault}"
     return "cannot connect: it took too long"
 
 

@@ -26,7 +26,7 @@ from schedulerglobal.views import (
     vm_documents,
 )
 from schedulerprocess.events import Subscription
-from schedulerweb.answers import DONE, answer, json_bytes
+from schedulerweb.answers import DONE, answer, json_array, json_bytes
 from schedulerweb.body import read_document
 from schedulerweb.query import read_parameters, read_size, valid_name
 from schedulerweb.stream import Message, Streams, last_event_id
@@ -87,7 +87,7 @@ class TypedRoutes:
     async def vms(self, request: web.Request) -> web.Response:
         read_parameters(request)
         scheduler = known(self._scheduler)
-        return answer(json_bytes(vm_documents(scheduler.book, scheduler.fleet)))
+        return answer(await json_array(vm_documents(scheduler.book, scheduler.fleet)))
 
     async def vm(self, request: web.Request) -> web.Response:
         read_parameters(request)
@@ -155,7 +155,7 @@ class TypedRoutes:
         read_parameters(request)
         scheduler = known(self._scheduler)
         documents = host_documents(scheduler.book, scheduler.fleet, self._monotonic_s())
-        return answer(json_bytes(documents))
+        return answer(await json_array(documents))
 
     async def host(self, request: web.Request) -> web.Response:
         read_parameters(request)
