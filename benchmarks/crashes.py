@@ -51,7 +51,7 @@ def _figures(results: Sequence[Result], took_s: float) -> list[Figure]:
     kills = sum(result.kills for result in results)
     return [
         Figure("kill -9 of the global scheduler", kills, "times", KILLS, at_least=True),
-        Figure("promises broken", sum(len(each.violations) for each in results), "VMs", 0),
+        Figure("promises broken", sum(len(each.violations) for each in results), "times", 0),
         Figure("deploys acknowledged", total("deploys"), "times"),
         Figure("removals acknowledged", total("removes"), "times"),
         Figure("repeated deploys answered", total("repeats"), "times"),
