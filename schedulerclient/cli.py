@@ -32,13 +32,14 @@ def main(arguments: Sequence[str]) -> int:
     asked = read_arguments(arguments)
     # what it takes to ask is loaded now that there is something to ask
     from schedulerclient.commands import COMMANDS
-    from schedulerclient.config import make_client
+    from schedulerclient.config import check_tier, make_client
     from schedulerprocess.settings import read_environment
 
     client = make_client(
         read_environment(), url=asked.url, token_file=asked.token_file, timeout_s=asked.timeout
     )
     try:
+        check_tier(client)
         if asked.command == "events":
             return _follow(client.events(asked.after), as_json=asked.json)
         shown = COMMANDS[asked.command](client, asked)

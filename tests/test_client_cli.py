@@ -190,7 +190,7 @@ def test_resize() -> None:
     effect = {"vcpus": "unchanged", "memory_mib": "next-boot"}
     with scripted(says(vm_document(takes_effect=effect))) as server:
         ended = ask(server, "vm-resize", "web1", "--mem=1.5")
-        assert ended == Ended(0, "web1: vCPUs unchanged, memory next-boot\n", "")
+        assert ended == Ended(0, "web1: vCPUs unchanged, memory at its next boot\n", "")
         assert server.asked[0].document == {"memory_mib": 1536}
 
 

@@ -61,7 +61,7 @@ def test_a_cluster_is_driven_from_the_command_line(
         assert "draining" in told("drain", "beta")
         told("resume", "beta")
         assert told("vm-suspend", "web1") == "web1 is suspended\n"
-        assert "next-boot" in told("vm-resize", "web1", "--cpu=1")
+        assert "at its next boot" in told("vm-resize", "web1", "--cpu=1")
         told("remove", "web1", "web2", code=1)
         told("deploy", "web3", *SIZE, image, "--host=alpha")
         hosts["alpha"].stop()
