@@ -75,7 +75,11 @@ class Book:
         without labels, all VMs."""
         if labels:
             return self._labels.hosts_of_all(labels)
-        return {host: len(names) for host, names in self._of_host.items()}
+        counts = {host: len(names) for host, names in self._of_host.items()}
+        for promise in self._intended.values():
+            if not self._stands(promise):
+                counts[promise.host] = counts.get(promise.host, 0) + 1
+        return counts
 
     def intend(self, promise: Promise) -> None:
         """*promise* is about to be written down: who chooses a host now is to know of it."""

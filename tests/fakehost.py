@@ -83,6 +83,24 @@ def done_then(manner: Manner) -> Manner:
     return meet
 
 
+class Held:
+    """A manner: requests wait until they are let go on; then what is asked is done."""
+
+    def __init__(self, *, done_first: bool = False) -> None:
+        self.reached = asyncio.Event()
+        """Set once there is one."""
+        self.let_go = asyncio.Event()
+        self._done_first = done_first
+
+    async def __call__(
+        self, _: FakeHost, request: web.Request, handler: Handler
+    ) -> web.StreamResponse:
+        response = await handler(request) if self._done_first else None
+        self.reached.set()
+        await self.let_go.wait()
+        return response if response is not None else await handler(request)
+
+
 class FakeHost:
     """Sixteen CPUs and room for every VM, on a port it keeps."""
 
@@ -93,10 +111,14 @@ class FakeHost:
         self.vms: dict[str, dict[str, Any]] = {}
         self.asked: list[Asked] = []
         self.manners: dict[str, Manner] = {}
-        """By ``deploy``, ``remove``, ``cancel`` or ``all``."""
+        """By ``deploy``, ``remove``, ``cancel``, ``act``, ``look`` or ``all``."""
         self.deployed: dict[str, str] = {}
         """Names by the id of the request."""
         self.port = 0
+        self.unmoved = 0
+        """How often a typed look was answered with a 304."""
+        self._generation = 0
+        self._said: dict[str, Any] = {}
         self._cancelled: set[str] = set()
         self._runner: web.AppRunner | None = None
 
@@ -109,7 +131,7 @@ class FakeHost:
         return f"127.0.0.1:{self.port}"
 
     def times_asked(self, what: str) -> int:
-        """How often it was asked to deploy, remove or cancel."""
+        """How often it was asked to deploy, remove, cancel, act or look."""
         return sum(_kind(each.method, each.path) == what for each in self.asked)
 
     async def come(self, port: int | None = None) -> None:
@@ -125,6 +147,7 @@ class FakeHost:
         app.router.add_post("/v1/vms", self._deploy)
         app.router.add_get("/v1/vms/{name}", self._vm)
         app.router.add_delete("/v1/vms/{name}", self._remove)
+        app.router.add_post("/v1/vms/{name}/{verb}", self._vm)
         app.router.add_delete("/v1/requests/{id}", self._cancel)
         self._runner = web.AppRunner(app, shutdown_timeout=0.01, access_log=None)
         await self._runner.setup()
@@ -166,7 +189,7 @@ class FakeHost:
     async def _listvm(self, _: web.Request) -> web.Response:
         return web.json_response(list(self.vms))
 
-    async def _host(self, _: web.Request) -> web.Response:
+    async def _host(self, request: web.Request) -> web.Response:
         vcpus = [vm["vcpus"] for vm in self.vms.values()]
         mib = sum(vm["memory_mib"] for vm in self.vms.values())
         level = {
@@ -178,13 +201,21 @@ class FakeHost:
         }
         document = {
             "name": self.name,
-            "generation": 1,
             "cpus": {"total": 16, "free": 16 - sum(vcpus)},
             "memory_mib": {"total": 65_536, "free": 65_536 - mib},
             "vm_overhead_mib": 0,
             "levels": [level] if vcpus else [],
         }
-        return web.json_response(document)
+        if document != self._said:
+            self._generation += 1
+            self._said = document
+        etag = f'"{self._generation}"'
+        if request.headers.get("If-None-Match") == etag:
+            self.unmoved += 1
+            return web.Response(status=304, headers={"ETag": etag})
+        return web.json_response(
+            {**document, "generation": self._generation}, headers={"ETag": etag}
+        )
 
     async def _deploy_published(self, request: web.Request) -> web.Response:
         query = request.query
@@ -242,7 +273,9 @@ def _kind(method: str, path: str) -> str:
         return "deploy"
     if path == "/remove" or (method == "DELETE" and path.startswith("/v1/vms/")):
         return "remove"
-    return "cancel" if path.startswith("/v1/requests/") else "look"
+    if path.startswith("/v1/requests/"):
+        return "cancel"
+    return "act" if method == "POST" else "look"
 
 
 def _refusal(code: str, status: int) -> web.Response:
