@@ -13,7 +13,8 @@ from schedulerclient.answers import Host, Removal, Vm
 from schedulerclient.client import Client, HostVerb, Power, Where
 from schedulerclient.faults import Refused, Unreachable
 from schedulerclient.outcomes import NO_CAPACITY, UNREACHABLE, UNSETTLED, refusal_code
-from schedulerclient.tables import Table
+from schedulerclient.tables import Part
+from schedulerclient.troubles import few
 from schedulerclient.views import (
     explanation_parts,
     host_parts,
@@ -34,7 +35,7 @@ class Shown:
 
     document: Any
     """For scripts: what the scheduler answered."""
-    parts: tuple[str | Table, ...]
+    parts: tuple[Part, ...]
     """For people."""
     code: int = DONE
     complaints: tuple[str, ...] = ()
@@ -95,14 +96,28 @@ def _removed(name: str, removal: Removal) -> str:
     return f"{name} will be removed, but is not yet{why}"
 
 
-def _status(client: Client, _: Namespace) -> Shown:
+def _status(client: Client, asked: Namespace) -> Shown:
     hosts = client.hosts()
-    return Shown(_documents(hosts), status_parts(hosts))
+    return Shown(_documents(hosts), status_parts(hosts, _promised(client, asked)))
+
+
+def _promised(client: Client, asked: Namespace) -> tuple[Vm, ...]:
+    """The VMs, for people; scripts get what they asked for."""
+    return () if asked.json else client.vms()
 
 
 def _vms(client: Client, asked: Namespace) -> Shown:
     vms = [vm for vm in client.vms() if asked.host in (None, vm.host)]
-    return Shown(_documents(vms), vm_parts(vms))
+    if asked.host is not None and not vms:
+        _check_known(asked.host, [host.name for host in client.hosts()])
+    return Shown(_documents(vms), vm_parts(vms, asked.host))
+
+
+def _check_known(name: str, hosts: list[str]) -> None:
+    """Raises Refused, as the scheduler would, unless *name* is among *hosts*."""
+    if name not in hosts:
+        there = f"known are {few(hosts)}" if hosts else "there are no hosts yet"
+        raise Refused("unknown-host", f"there is no host named {name[:80]!r}; {there}")
 
 
 def _vm(client: Client, asked: Namespace) -> Shown:
@@ -110,9 +125,9 @@ def _vm(client: Client, asked: Namespace) -> Shown:
     return Shown(vm.document, (vm_in_full(vm),))
 
 
-def _hosts(client: Client, _: Namespace) -> Shown:
+def _hosts(client: Client, asked: Namespace) -> Shown:
     hosts = client.hosts()
-    return Shown(_documents(hosts), host_parts(hosts))
+    return Shown(_documents(hosts), host_parts(hosts, _promised(client, asked)))
 
 
 def _capacity(client: Client, asked: Namespace) -> Shown:

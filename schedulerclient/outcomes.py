@@ -45,7 +45,7 @@ def unreachable_line(problem: Unreachable, asked: Namespace) -> str:
     if problem.maybe_done:
         return f"{problem}; {unsure(asked)}"
     if asked.command == "events" and isinstance(problem, Cut):
-        return f"{problem}; ask again, with --after and the last id to miss nothing"
+        return f"{problem}; ask again"
     return f"{problem}; is it running there? --url or VMSTACK_URL says where it listens"
 
 
