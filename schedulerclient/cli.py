@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code. Raises UsageError."""
     for stream in (sys.stdout, sys.stderr):
-        prepare(stream, os.environ)
+        prepare(stream)
     asked = read_arguments(arguments)
     # what it takes to ask is loaded now that there is something to ask
     from schedulerclient.commands import COMMANDS

@@ -4,29 +4,22 @@ from __future__ import annotations
 
 import codecs
 import io
-from collections.abc import Mapping
+import locale
 
 _STAND_INS = {"–": "-", "─": "-", "…": "...", "█": "#", "░": "."}
 _ERRORS = "schedulerclient.stand-ins"
 
 
-def prepare(stream: object, env: Mapping[str, str]) -> None:
+def prepare(stream: object) -> None:
     """Have *stream* write something for everything: to fail at that after the deed is no use."""
     if not isinstance(stream, io.TextIOWrapper):
         return
     codecs.register_error(_ERRORS, _stand_in)
-    if _wants_ascii(env):
+    # Python itself writes UTF-8 in the C locale, whose users ask for ASCII
+    if locale.setlocale(locale.LC_CTYPE) in ("C", "POSIX"):
         stream.reconfigure(encoding="ascii", errors=_ERRORS)
     else:
         stream.reconfigure(errors=_ERRORS)
-
-
-def _wants_ascii(env: Mapping[str, str]) -> bool:
-    """Whether the locale says so. Python itself writes UTF-8 in the C locale."""
-    if env.get("PYTHONIOENCODING") or env.get("PYTHONUTF8"):
-        return False
-    locale = next((env[name] for name in ("LC_ALL", "LC_CTYPE", "LANG") if env.get(name)), "")
-    return locale in ("C", "POSIX")
 
 
 def _stand_in(problem: UnicodeError) -> tuple[str, int]:
