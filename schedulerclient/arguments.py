@@ -189,7 +189,7 @@ def _add_host_commands(add: Callable[[str, str], CommandOptions]) -> None:
         "host_url", metavar="URL", type=written.host_url, help="where its local scheduler listens"
     )
     host.add_argument("--label", metavar="K=V", action="append", default=[], type=written.label)
-    remove = add("remove-host", "forget a host that is switched off and has no VMs")
+    remove = add("remove-host", "forget a host that is away, or empty and in maintenance")
     remove.add_argument("host", metavar="HOST", type=written.given)
     label = add("label", "set labels of a host, or drop them, the others staying")
     label.add_argument("host", metavar="HOST", type=written.given)

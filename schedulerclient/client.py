@@ -207,7 +207,7 @@ class Client:
         return self._change(read_host, "POST", _path("hosts", name, verb), {})
 
     def remove_host(self, name: str) -> Removal:
-        """Forget a host; refused while it answers or VMs are promised there."""
+        """Forget a host; refused while VMs are promised there, or it answers and is in use."""
         return self._change(read_removal, "DELETE", _path("hosts", name))
 
     def room(self, *, vcpus: int, memory_mib: int, level: Level) -> Room:

@@ -64,10 +64,16 @@ def test_a_cluster_is_driven_from_the_command_line(
         assert "at its next boot" in told("vm-resize", "web1", "--cpu=1")
         told("remove", "web1", "web2", code=1)
         told("deploy", "web3", *SIZE, image, "--host=alpha")
+        told("deploy", "web4", *SIZE, image, "--host=alpha")
         hosts["alpha"].stop()
         assert "not yet" in told("--remove=web3", code=5)
         eventually(lambda: "alpha is down" in told("status"))
         assert "maintenance" in told("fence", "alpha", "--yes")
+        assert "1 VM of alpha is lost: web4" in told("status")
+        assert "promised" in told("remove-host", "alpha", code=1)
+        told("remove", "web4")
+        assert told("remove-host", "alpha") == "alpha is removed\n"
+        assert "alpha" not in told("hosts")
 
 
 def test_the_example_of_the_library_is_true(tmp_path: Path) -> None:
