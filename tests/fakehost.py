@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from aiohttp import web
 
 from tests.webrig import IMAGE
+
+_NUMBERS = count(1)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Manner = Callable[["FakeHost", web.Request, Handler], Awaitable[web.StreamResponse]]
@@ -117,7 +120,8 @@ class FakeHost:
         self.port = 0
         self.unmoved = 0
         """How often a typed look was answered with a 304."""
-        self._generation = 0
+        # as they begin with the time, no two hosts have the same
+        self._generation = 1000 * next(_NUMBERS)
         self._said: dict[str, Any] = {}
         self._cancelled: set[str] = set()
         self._runner: web.AppRunner | None = None

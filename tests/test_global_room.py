@@ -38,8 +38,8 @@ async def test_what_is_asked_for_is_counted_until_the_host_shows_it(
     tmp_path: Path, typed: bool
 ) -> None:
     host = FakeHost("h", typed=typed)
-    name = "h" if typed else host.address
     async with fake_hosts(host) as urls, cluster(tmp_path, *urls, settings=SELDOM) as web:
+        name = "h" if typed else host.address
         host.manners["deploy"] = held = Held()
         deploy = asyncio.create_task(web.deploy("vm", **TWO))
         await held.reached.wait()
