@@ -15,7 +15,7 @@ from schedulerglobal.adapters.api import create_app, serve
 from schedulerglobal.adapters.hostclient import HttpHosts
 from schedulerglobal.adapters.sqlitestore import SqliteStore
 from schedulerglobal.config import GlobalSettings
-from schedulerglobal.ports import HostClient
+from schedulerglobal.ports import HostClient, Store
 from schedulerglobal.scheduler import ClusterScheduler, Surroundings
 from schedulerglobal.service import LONGEST_POLL_S
 from schedulerprocess.lifetime import ended
@@ -131,9 +131,10 @@ async def cluster(
     monotonic_s: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Coroutine[Any, Any, None]] = asyncio.sleep,
     through: Callable[[HostClient], HostClient] = lambda client: client,
+    kept_by: Callable[[Store], Store] = lambda store: store,
 ) -> AsyncIterator[Cluster]:
     """Over the hosts at *urls*, its store under *directory*; every host was looked at. Hosts are
-    talked to *through* what a test puts between."""
+    talked to *through* what a test puts between, and the store is *kept_by* what it likes."""
     settings = replace(settings, urls=urls)
     tokens = read_tokens(settings.local_token_file)
     path = directory / "cluster.db"
@@ -145,7 +146,7 @@ async def cluster(
         )
         stack.push_async_callback(client.close)
         scheduler = ClusterScheduler(
-            SqliteStore(path, patience_s=LOCK_S),
+            kept_by(SqliteStore(path, patience_s=LOCK_S)),
             through(client),
             Surroundings(now_s, monotonic_s, sleep, Random(7)),
             urls=settings.urls,

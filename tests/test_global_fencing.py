@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from schedulerglobal.ports import Change, Store
 from tests.clusterrig import SELDOM, Cluster, cluster, until
 from tests.fakehost import FakeHost, Held, fake_hosts, resets
 
@@ -71,6 +72,61 @@ async def test_fencing_loses_also_what_was_promised_while_it_waited(tmp_path: Pa
         assert (await deploy).status == 201
         assert (await fencing).status == 200
         assert (await web.vm("vm"))["status"] == "lost"
+
+
+class SlowStore:
+    """A store that takes its time while it is told to."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.open, self.close = store.open, store.close
+        self.goes_on = asyncio.Event()
+        self.goes_on.set()
+
+    async def write(self, *changes: Change) -> None:
+        await self.goes_on.wait()
+        await self._store.write(*changes)
+
+
+async def test_fencing_waits_also_for_what_was_written_down_while_it_waited(
+    tmp_path: Path,
+) -> None:
+    host = FakeHost("a")
+    stores: list[SlowStore] = []
+
+    def kept_by(store: Store) -> Store:
+        stores.append(SlowStore(store))
+        return stores[0]
+
+    async with (
+        fake_hosts(host) as urls,
+        cluster(tmp_path, *urls, settings=SELDOM, kept_by=kept_by) as web,
+    ):
+        assert (await web.deploy("leaves")).status == 201
+        leaving, coming = Held(), Held()
+        host.manners = {"remove": leaving, "deploy": coming, "look": resets}
+        removal = asyncio.create_task(web.remove("leaves"))
+        await leaving.reached.wait()
+        stores[0].goes_on.clear()
+        deploy = asyncio.create_task(web.deploy("vm"))
+
+        async def chosen() -> bool:
+            return len(web.scheduler.fleet.named("a").reserved) == 2
+
+        await until(chosen)
+        web.scheduler.fleet.refused_connection(web.scheduler.fleet.named("a"), "just now")
+        fencing = asyncio.create_task(web.post("/v1/hosts/a/fence"))
+        await until(lambda: about_to_be_fenced(web))
+        stores[0].goes_on.set()
+        await coming.reached.wait()
+        leaving.let_go.set()
+        assert (await removal).status == 200
+        assert not fencing.done()
+        coming.let_go.set()
+        assert (await deploy).status == 201
+        assert (await fencing).status == 200
+        lost = await web.vm("vm")
+        assert (lost["status"], lost["reason"]) == ("lost", "its host was fenced")
 
 
 async def in_conflict(web: Cluster, host: FakeHost) -> None:

@@ -97,12 +97,22 @@ async def test_a_host_that_is_down_is_forgotten_and_new_when_it_returns(
             labels = {"labels": {"rack": "one"}}
             assert (await web.ask("PATCH", "/v1/hosts/h", labels)).status == 200
             assert (await web.on("h", "vm")).status == 201
+            host.run("theirs")
+            await web.turns("h", vms=2)
             assert (await web.post("/v1/hosts/h/drain")).status == 200
             await host.go()
             await web.turns("h", state="down")
             assert (await web.post("/v1/hosts/h/fence")).json["fenced"] is True
             assert (await web.remove("vm")).status == 200
+            # as it was when it was forgotten
+            assert (await web.post("/v1/hosts/h/resume")).status == 200
+            await host.come()
+            await web.turns("h", state="up", vms=2)
+            await host.go()
+            await web.turns("h", state="down")
+            assert await web.document("/listvm") == {"vm": "h", "theirs": "h"}
             assert (await forget(web, "h")).status == 200
+            assert await web.document("/v1/vms") == []
             assert (await web.get("/v1/hosts/h")).refusal == (404, "unknown-host")
             assert (await web.on("h", "vm")).refusal == (404, "unknown-host")
             # what is listed is waited for
@@ -114,9 +124,9 @@ async def test_a_host_that_is_down_is_forgotten_and_new_when_it_returns(
             await host.come()
             if not listed:
                 assert (await web.post("/v1/hosts", {"url": url})).status == 201
-            back = await web.turns("h", state="up", fenced=False, labels={}, vms=1)
+            back = await web.turns("h", state="up", fenced=False, labels={}, vms=2)
             assert back["conflicts"] == []
-            assert await web.document("/listvm") == {"vm": "h"}
+            assert await web.document("/listvm") == {"vm": "h", "theirs": "h"}
             assert (await web.deploy("vm")).refusal == (409, "name-taken")
             assert (await web.on("h", "new")).status == 201
         async with cluster(tmp_path, *urls) as web:

@@ -115,13 +115,23 @@ async def test_a_double_at_a_restart_before_the_known_host_answers(tmp_path: Pat
 
 async def test_the_known_host_that_answers_late_after_a_restart(tmp_path: Path) -> None:
     known, double = FakeHost("here"), FakeHost("here")
+    held, looks = Held(), 0
+
+    async def fails_once(host: FakeHost, request: Request, do: Handler) -> StreamResponse:
+        nonlocal looks
+        looks += 1
+        return await (STARTING if looks == 1 else held)(host, request, do)
+
     async with fake_hosts(known, double) as (url, other):
         async with cluster(tmp_path, url) as web:
             assert (await web.deploy("vm")).status == 201
-        known.manners["look"] = STARTING
+        double.vms = dict(known.vms)  # a clone of it
+        known.manners["look"] = fails_once
         async with cluster(tmp_path, other, url) as web:
             await looked_at(double)
-            del known.manners["look"]
+            here = await web.host("here")
+            assert (here["url"], here["state"]) == (url, "down")
+            held.let_go.set()
             await web.turns("here", state="up", url=url)
             assert await statuses(web) == {"vm": "placed"}
             assert (await web.host(double.address))["state"] == "down"
