@@ -175,6 +175,10 @@ class Book:
         self.see(old, _NOTHING)
         self.see(new, names)
 
+    def introduced(self, host: str) -> None:
+        """There is a new host called *host*: whatever was called so before, it is meant now."""
+        self._renamed.pop(host, None)
+
     async def put(self, promise: Promise, *more: Change, **changes: Any) -> Promise:
         """Write *promise* with *changes* and the time, and *more* with it; returns it as written.
 

@@ -176,7 +176,7 @@ class HostCalls:
 
     async def _has(self, host: Host, name: str) -> bool | None:
         try:
-            return name in await self._client.names(host.url)
+            return name in await self._client.names(host.site)
         except (NotSent, NoAnswer):
             return None
 

@@ -90,6 +90,7 @@ async def _named(host: Host, name: str, fleet: Fleet, book: Book, events: EventL
 async def _new(address: Address, name: str, fleet: Fleet, book: Book, events: EventLog) -> Host:
     record = HostRecord(name=name, url=address.url, labels=address.labels, added=address.added)
     await book.write(PutHost(record))
+    book.introduced(name)
     host = fleet.add(record, address)
     address.host = host
     address.problem = ""

@@ -62,7 +62,7 @@ class HostClient(Protocol):
         """Have *attempt* refused from now on, and be told what became of it."""
         ...
 
-    async def names(self, url: str) -> frozenset[str]:
+    async def names(self, site: Site) -> frozenset[str]:
         """The VMs there."""
         ...
 

@@ -13,7 +13,7 @@ import pytest
 from aiohttp.web import Request, StreamResponse
 
 from tests.clusterrig import SELDOM, Cluster, cluster, until
-from tests.fakehost import FakeHost, Handler, Held, answers, fake_hosts, resets
+from tests.fakehost import FakeHost, Handler, Held, answers, done_then, fake_hosts, resets
 from tests.webrig import Web, running
 
 TAKEN = (409, "name-taken")
@@ -280,6 +280,30 @@ async def test_cancelling_settles_nothing_at_whoever_has_the_address_now(tmp_pat
             assert await statuses(web) == {"mine": "unknown"}
             assert (await web.remove("mine")).status == 202
             assert await statuses(web) == {"mine": "removing"}
+
+
+async def test_a_list_of_vms_settles_nothing_if_another_has_the_address_now(
+    tmp_path: Path,
+) -> None:
+    one = FakeHost("one", typed=False)
+    pursue = asyncio.Event()
+
+    async def sleep(_: float) -> None:
+        await pursue.wait()
+
+    async with fake_hosts(one) as urls:
+        one.manners = {"deploy": done_then(resets)}
+        async with cluster(tmp_path, *urls, settings=SELDOM, sleep=sleep) as web:
+            assert (await web.deploy("mine")).json["outcome"] == "unknown"
+        # renewed meanwhile, and gone again before it could be asked
+        one.typed = True
+        one.manners.clear()
+        async with cluster(tmp_path, *urls, settings=SELDOM, sleep=sleep) as web:
+            assert (await web.vm("mine"))["host"] == "one"
+            async with in_place_of(one, tmp_path):
+                again = await web.deploy("mine")
+                assert (again.status, again.json.get("outcome")) == (503, "unknown")
+                assert await statuses(web) == {"mine": "unknown"}
 
 
 # --- answers of no known shape ---

@@ -130,7 +130,7 @@ async def renewed(web: Cluster, host: FakeHost) -> None:
     host.typed = True
     del host.manners["look"]
     await web.turns(host.name, state="up", typed=True)
-    assert await web.hosts() == {host.name: "up"}
+    assert host.address not in await web.hosts()
 
 
 @pytest.mark.parametrize(
@@ -220,6 +220,23 @@ async def test_a_host_renewed_while_it_removes(tmp_path: Path, refused: bool) ->
             assert (await web.get("/v1/vms/vm")).status == 404
             assert await web.document("/listvm") == {}
         assert len(host.vms) == refused
+
+
+async def test_a_renewal_that_is_taken_back(tmp_path: Path) -> None:
+    host = FakeHost("epyc-1", typed=False)
+    async with fake_hosts(host) as urls, cluster(tmp_path, *urls) as web:
+        assert (await web.on(host.address, "before")).status == 201
+        await renewed(web, host)
+        assert (await web.on("epyc-1", "between")).status == 201
+        host.typed = False
+        await web.turns(host.address, state="up", conflicts=["before", "between"])
+        answer = await web.on(host.address, "after")
+        assert (answer.status, answer.json["host"]) == (201, host.address)
+        await web.looks_again(host.address)
+        vm = await web.vm("after")
+        assert (vm["host"], vm["status"], vm["conflicts"]) == (host.address, "placed", [])
+        assert (await web.remove("after")).status == 200
+        assert host.vms.keys() == {"before", "between"}
 
 
 # --- a hung host ---

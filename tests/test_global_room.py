@@ -291,8 +291,8 @@ class Stumbling:
     async def cancel(self, site: Site, attempt: str) -> Reply:
         return await self._client.cancel(site, attempt)
 
-    async def names(self, url: str) -> frozenset[str]:
-        return await self._client.names(url)
+    async def names(self, site: Site) -> frozenset[str]:
+        return await self._client.names(site)
 
     async def ask(
         self, site: Site, method: str, path: str, document: Mapping[str, Any] | None = None

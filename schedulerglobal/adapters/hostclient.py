@@ -79,7 +79,7 @@ class HttpHosts:
             if status == 304:
                 return None
         # the names first: a VM among them is in a status that is asked for later
-        names = await self.names(url)
+        names = await self._names(url, {})
         return await self._status_of_old(url, name, names)
 
     async def _status_of_old(self, url: str, name: str, names: frozenset[str]) -> Report:
@@ -89,8 +89,11 @@ class HttpHosts:
         host = _read(url, lambda it: read_status(it, name, names), document)
         return Report(host, names, headers.get("ETag", ""), typed=False)
 
-    async def names(self, url: str) -> frozenset[str]:
-        status, _, document = await self._get(url, "/listvm", {})
+    async def names(self, site: Site) -> frozenset[str]:
+        return await self._names(site.url, {EXPECTED_HOST: site.name} if site.typed else {})
+
+    async def _names(self, url: str, headers: Mapping[str, str]) -> frozenset[str]:
+        status, _, document = await self._get(url, "/listvm", headers)
         if status != 200:
             raise NoAnswer(_told(status, document))
         return _read(url, read_names, document)
