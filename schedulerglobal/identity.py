@@ -67,10 +67,11 @@ def _mistaken(known: Host, report: Report, fleet: Fleet, book: Book) -> str:
             f"it calls itself {known.name}, as the host at {other.url} does; give each its own"
             " SCL_NAME, or take one of the two addresses off the list"
         )
-    placed = [each.name for each in book.of_host(known.name) if each.status is Status.PLACED]
-    if placed and report.names.isdisjoint(placed):
+    # one of unknown outcome may be there too, or a removal be waiting for it to return
+    there = [each.name for each in book.of_host(known.name) if each.status is not Status.LOST]
+    if there and report.names.isdisjoint(there):
         return (
-            f"it calls itself {known.name} and has none of the {len(placed)} VMs placed there;"
+            f"it calls itself {known.name} and has none of the {len(there)} VMs promised there;"
             f" give it its own SCL_NAME, or fence {known.name} if it is the same host"
         )
     return ""
