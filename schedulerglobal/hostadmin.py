@@ -150,7 +150,11 @@ class HostAdmin:
                 f"host {name!r} answers and is on the list of hosts, so it would come back at once;"
                 " take it off the list first"
             )
-        await self._book.write(DropHost(name))
+        self._fleet.hold_back(host, True)
+        try:
+            await self._book.write(DropHost(name))
+        finally:
+            self._fleet.hold_back(host, False)
         self._fleet.drop(host)
         self._book.see(name, frozenset())
         self._events.record("host", host=name, state="forgotten")

@@ -71,7 +71,7 @@ def _mistaken(known: Host, report: Report, fleet: Fleet, book: Book) -> str:
     there = [each.name for each in book.of_host(known.name) if each.status is not Status.LOST]
     if there and report.names.isdisjoint(there):
         return (
-            f"it calls itself {known.name} and has none of the {len(there)} VMs promised there;"
+            f"it calls itself {known.name} and has none of the VMs promised there ({len(there)});"
             f" give it its own SCL_NAME, or fence {known.name} if it is the same host"
         )
     return ""

@@ -196,7 +196,7 @@ class Placer:
                 # what was asked before has refused, so that nobody has it
                 await self._abandon(promise, tried)
                 raise
-            outcome = await self._calls.deploy(host, promise.spec, promise.attempt)
+            outcome = await self._asked(host, promise)
             if outcome.meaning is Meaning.UNKNOWN:
                 outcome = await self._settled(host, promise, outcome)
             if outcome.meaning is Meaning.DONE:
@@ -242,6 +242,12 @@ class Placer:
             raise
         finally:
             self._book.drop_intent(trying)
+
+    async def _asked(self, host: Host, promise: Promise) -> Outcome:
+        """What *host* answers, unless it was closed while *promise* was written: fenced, say."""
+        if closed := self._fleet.closed(host):
+            return Outcome(Meaning.ELSEWHERE, "host-unreachable", f"it {closed}")
+        return await self._calls.deploy(host, promise.spec, promise.attempt)
 
     async def _commit(self, host: Host, promise: Promise, outcome: Outcome) -> Placement:
         self._fleet.hold(host, promise.attempt)
