@@ -101,7 +101,7 @@ async def test_a_double_at_a_restart_before_the_known_host_answers(tmp_path: Pat
             await until(missed)
             await looked_at(double)
             left_out = await web.host(double.address)
-            assert "none of the 2 VMs promised there" in left_out["problem"]
+            assert "none of the VMs promised there (2)" in left_out["problem"]
             assert (await web.post("/v1/hosts", {"url": other})).refusal == TAKEN
             assert await statuses(web) == placed
             assert not web.told("lost")
