@@ -238,8 +238,10 @@ class HostAgent:
             keeper.set_state(name, after)
             keeper.note_since(before)
             vm = self.state.vm(name)
-            if vm.vcpus != vm.spec.vcpus or self._boot_mib(vm) != vm.spec.max_memory_mib:
-                await self._settled(name)  # what waited for this boot counts no more
+            waited = vm.vcpus != vm.spec.vcpus or self._boot_mib(vm) != vm.spec.max_memory_mib
+            if waited or vm.spec.start != (after is not VmState.DOWN):
+                # what waited for this boot counts no more, or it is wanted otherwise than before
+                await self._settled(name)
         return after
 
     async def resize(self, name: str, vcpus: int | None, memory_mib: int | None) -> Resized:

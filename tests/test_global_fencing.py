@@ -88,7 +88,7 @@ class SlowStore:
         await self._store.write(*changes)
 
 
-async def test_fencing_waits_also_for_what_was_written_down_while_it_waited(
+async def test_a_host_about_to_be_fenced_is_asked_for_nothing_new(
     tmp_path: Path,
 ) -> None:
     host = FakeHost("a")
@@ -103,8 +103,8 @@ async def test_fencing_waits_also_for_what_was_written_down_while_it_waited(
         cluster(tmp_path, *urls, settings=SELDOM, kept_by=kept_by) as web,
     ):
         assert (await web.deploy("leaves")).status == 201
-        leaving, coming = Held(), Held()
-        host.manners = {"remove": leaving, "deploy": coming, "look": resets}
+        leaving = Held()
+        host.manners = {"remove": leaving, "look": resets}
         removal = asyncio.create_task(web.remove("leaves"))
         await leaving.reached.wait()
         stores[0].goes_on.clear()
@@ -118,15 +118,16 @@ async def test_fencing_waits_also_for_what_was_written_down_while_it_waited(
         fencing = asyncio.create_task(web.post("/v1/hosts/a/fence"))
         await until(lambda: about_to_be_fenced(web))
         stores[0].goes_on.set()
-        await coming.reached.wait()
+        # written down for it, and then it was not asked
+        refused = await deploy
+        assert (refused.status, refused.json["code"]) == (503, "host-unreachable")
+        assert not fencing.done()
         leaving.let_go.set()
         assert (await removal).status == 200
-        assert not fencing.done()
-        coming.let_go.set()
-        assert (await deploy).status == 201
         assert (await fencing).status == 200
-        lost = await web.vm("vm")
-        assert (lost["status"], lost["reason"]) == ("lost", "its host was fenced")
+        assert await web.document("/v1/vms") == []
+        assert host.times_asked("deploy") == 1
+        assert host.vms == {}
 
 
 async def in_conflict(web: Cluster, host: FakeHost) -> None:
