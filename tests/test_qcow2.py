@@ -54,7 +54,7 @@ def test_what_qemu_writes_is_understood(tmp_path: Path, compat: str, cluster: st
                 "--object",
                 "secret,id=s,data=x",
                 "-o",
-                "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=9",
+                "encrypt.format=aes,encrypt.key-secret=s",
             ),
             "enc",
         ),

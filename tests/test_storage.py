@@ -9,6 +9,8 @@ import resource
 import shutil
 import stat
 import subprocess
+import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
@@ -28,6 +30,7 @@ from schedulerlocal.adapters.storage import (
     base_changed,
 )
 from tests.qcow2files import make_image, on, qemu_img
+from tests.servers import ROOT, eventually
 
 
 class Rig:
@@ -600,6 +603,62 @@ async def test_a_start_after_kill_9_at_any_point(rig: Rig, leave: str) -> None:
     unused = await rig.started().sweep([])
     assert unused.deleted == (() if leave == "note" else (disk.path,))
     assert (rig.files, rig.noted) == ([], [])
+
+
+MAKES_DISKS = """
+import asyncio, sys
+from fractions import Fraction
+from pathlib import Path
+from schedulercommon.model import VmSpec
+from schedulerlocal.adapters.storage import Storage
+
+async def main(folder):
+    storage = Storage(image_dirs=[folder / "images"], disk_dir=folder / "disks",
+                      notes_dir=folder / "notes", host_name="host1")
+    image = str(folder / "images" / "hello.qcow2")
+    for number in range(1000):
+        spec = VmSpec(name=f"vm{number}", vcpus=1, memory_mib=1, level=Fraction(1), image=image)
+        disk = await storage.prepare(spec)
+        if number % 2:
+            await storage.hand_over(spec.name)
+            print(disk.path, flush=True)
+
+asyncio.run(main(Path(sys.argv[1])))
+"""
+
+
+@pytest.mark.parametrize("delay_ms", range(0, 30, 5))
+def test_what_kill_9_leaves_is_cleared_away(tmp_path: Path, delay_ms: int) -> None:
+    rig = Rig(tmp_path)
+    with subprocess.Popen(
+        [sys.executable, "-c", MAKES_DISKS, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        told = process.stdout.readline()
+        time.sleep(delay_ms / 1000)  # whatever it is doing then
+        process.kill()
+        told += process.stdout.read()
+    kept = [domain(f"vm{n}", path) for n, path in enumerate(told.decode().split())]
+    eventually(lambda: not _running_on(rig.disks))
+    unused = asyncio.run(rig.storage.sweep(kept))
+    assert unused.deleted, "at least the first VM was never handed over"
+    assert len(unused.left) <= 1, "handed over and not told so"
+    assert {f"{rig.disks}/{name}" for name in rig.files} == {
+        *(each.disks[0].path for each in kept),
+        *unused.left,
+    }
+    assert rig.noted == []
+    rig.close()
+
+
+def _running_on(folder: Path) -> list[int]:
+    """Processes with *folder* among their arguments."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if f"{folder}/".encode() in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+    return found
 
 
 async def test_a_note_about_anything_else_deletes_nothing(rig: Rig) -> None:

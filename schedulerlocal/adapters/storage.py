@@ -275,8 +275,7 @@ class Storage:
         self._in_making.add(path)
         try:
             async with self._turns:
-                await self._note(name, path)
-                await self._in_thread(begin_overlay, path)
+                await self._in_thread(self._begin, name, path)
                 await create_overlay(
                     self._qemu_img, image.path, image.disk_bytes, partial(path), self._timeout_s
                 )
@@ -296,14 +295,15 @@ class Storage:
         base = Base(path=image.path, size_bytes=image.file_bytes, mtime_ns=image.mtime_ns)
         return Disk(path=path, base=base), file
 
-    async def _note(self, name: str, path: str) -> None:
+    def _begin(self, name: str, path: str) -> None:
         try:
-            await self._in_thread(self._notes.write, path)
+            self._notes.write(path)
         except OSError as problem:
             raise StoreUnavailable(
                 f"cannot note the disk of VM {name!r} in {self._notes.directory}:"
                 f" {problem.strerror}; make room for it (SCL_STATE_DIR)"
             ) from problem
+        begin_overlay(path)
 
     def _use(self, each: VmDisks) -> Use:
         writes: list[FileId] = []
