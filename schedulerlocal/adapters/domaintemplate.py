@@ -112,10 +112,10 @@ _LENT = ("devices/disk", "devices/interface")
 _OURS = frozenset(
     """
     @type name uuid metadata memory currentMemory vcpu cputune numatune resource on_poweroff
-    cpu/topology devices/emulator devices/disk@type devices/disk@device devices/disk/source
-    devices/disk/driver@name devices/disk/driver@type devices/disk/alias devices/interface@type
-    devices/interface/mac devices/interface/source devices/interface/alias devices/serial
-    devices/console devices/channel devices/memballoon
+    os/type/text() cpu/topology devices/emulator devices/disk@type devices/disk@device
+    devices/disk/source devices/disk/driver@name devices/disk/driver@type devices/disk/alias
+    devices/interface@type devices/interface/mac devices/interface/source devices/interface/alias
+    devices/serial devices/console devices/channel devices/memballoon
     """.split()
 )
 _MOST_BYTES = 1 << 20
@@ -128,7 +128,8 @@ class Template:
     domain: ET.Element
     """Not to be changed."""
     left_out: tuple[str, ...]
-    """Paths of what was there and is not taken over, attributes after an ``@``; each once."""
+    """Paths of what was there and is not taken over (``a@b`` an attribute, ``a/text()`` a text),
+    each once; what a VM's own parts replace anyway is not among them."""
 
 
 def read_template(path: Path) -> Template:
@@ -186,6 +187,8 @@ def _kept(element: ET.Element, path: str, left_out: dict[str, None]) -> ET.Eleme
             left_out[f"{path}@{name}"] = None
     if "#" in attributes:
         kept.text = element.text
+    elif element.text and element.text.strip():
+        left_out[f"{path}/text()"] = None
     for child in element:
         below = f"{path}/{child.tag}".lstrip("/")
         first = _lent(element, child.tag) if below in _LENT else element.find(child.tag)

@@ -27,8 +27,8 @@ MOST_SHARES = 10_000  # of cgroup v2
 SHARES_PER_CPU = 100  # what cgroup v2 gives a group that asks for nothing
 
 _MODES = ("host-model", "host-passthrough", "maximum")
-_MACHINE = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)
-_LINK = re.compile(r"(bridge|network):([^/\s]+)")
+_TYPE = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)  # of a machine or a CPU
+_LINK = re.compile(r"(bridge|network):[A-Za-z0-9_.:-]+", re.ASCII)
 # XML 1.0 has no way to hold these, and in a name or a path a control character is a mistake or
 # an attack.
 _UNFIT = re.compile("[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
@@ -89,12 +89,12 @@ class DomainParts:
                 )
             if not path.startswith("/") and (path or what in ("disk", "console log")):
                 raise BadRequest(f"the path {path[:80]!r} of the {what} of {whose} is not absolute")
-        if self.machine and not _MACHINE.fullmatch(self.machine):
+        if self.machine and not _TYPE.fullmatch(self.machine):
             raise BadRequest(f"{self.machine[:80]!r} is no machine type (QEMU_MACHINE)")
-        if _UNFIT.search(self.cpu_model):
+        if self.cpu_model and not _TYPE.fullmatch(self.cpu_model):
             raise BadRequest(f"{self.cpu_model[:80]!r} is no CPU model (SCL_CPU_MODEL)")
         if self.network != "none":
-            if not _LINK.fullmatch(self.network) or _UNFIT.search(self.network):
+            if not _LINK.fullmatch(self.network):
                 raise BadRequest(
                     f"{self.network[:80]!r} is no network; QEMU_NETWORK must be bridge:NAME,"
                     " network:NAME or none"
@@ -219,7 +219,8 @@ def _put_cpu(domain: ET.Element, parts: DomainParts) -> None:
 def _put_devices(devices: ET.Element, parts: DomainParts) -> None:
     """A template's disk and network card, if it has them, become ours."""
     if parts.emulator:
-        _text(devices, "emulator", parts.emulator)
+        devices.insert(0, emulator := ET.Element("emulator"))
+        emulator.text = parts.emulator
     if devices.find("controller[@type='usb']") is None:
         # libvirt would add one, which costs the emulator time and nobody plugs anything into
         ET.SubElement(devices, "controller", type="usb", model="none")
