@@ -94,7 +94,7 @@ class Lab:
         with (self.directory / "libvirtd.out").open("ab") as out:
             self._daemon = subprocess.Popen(
                 [
-                    *("nsenter", f"--target={self.warden}", "--mount", "--net", "--"),
+                    *("nsenter", f"--target={self.warden}", "--mount", "--net", "--root", "--"),
                     *("libvirtd", "--config=/etc/libvirt/libvirtd.conf"),
                     f"--pid-file={self.directory / 'libvirtd.pid'}",
                 ],
