@@ -105,8 +105,8 @@ def readable(xml: str) -> str:
 def schema() -> etree.RelaxNG:
     if not SCHEMA.exists():
         pytest.fail(
-            f"{SCHEMA} is missing: it comes with libvirt's library; run `make setup`, or"
-            " `apt install libvirt0` as root",
+            f"{SCHEMA} is missing: it comes with libvirt's library; run `scripts/setup.sh dev`, or"
+            " as root apt install libvirt0 (Debian 12) or libvirt-common (Debian 13)",
             pytrace=False,
         )
     return etree.RelaxNG(etree.parse(str(SCHEMA)))
