@@ -285,7 +285,7 @@ def test_no_path_has_a_character_that_xml_lacks(before: str, unfit: str, after: 
         {"emulator": path},
     ):
         with pytest.raises(BadRequest, match="that no domain can hold"):
-            replace(PARTS, **changes)  # type: ignore[arg-type]
+            replace(PARTS, **changes)
 
 
 @given(nasty, nasty, nasty)
