@@ -113,6 +113,7 @@ async def test_a_vm_gets_an_overlay_of_its_own(rig: Rig) -> None:
     told = info(disk.path)
     assert (told["format"], told["virtual-size"]) == ("qcow2", 64 << 20)
     assert (told["backing-filename"], told["backing-filename-format"]) == (str(rig.image), "qcow2")
+    qemu_img("compare", rig.image, disk.path)
     await rig.storage.hand_over("web")
     assert rig.storage.prepared("web") is None
     assert rig.noted == []
@@ -144,6 +145,15 @@ async def test_the_overlay_is_made_of_where_a_link_leads(rig: Rig) -> None:
     (rig.images / "latest.qcow2").symlink_to("hello.qcow2")
     disk = await rig.storage.prepare(rig.spec(image=f"{rig.images}/latest.qcow2"))
     assert info(disk.path)["backing-filename"] == str(rig.image)
+
+
+async def test_qemu_img_is_not_to_open_the_image(rig: Rig, tmp_path: Path) -> None:
+    text = f'printf "%s\\n" "$@" > "{tmp_path}/told"; exec qemu-img "$@"'
+    storage = rig.started(qemu_img=program(tmp_path, text))
+    disk = await storage.prepare(rig.spec())
+    told = (tmp_path / "told").read_text().split()
+    assert told[0] == "create"
+    assert {"-u", str(rig.image), f"{disk.path}.partial", str(64 << 20)} < set(told)
 
 
 async def test_a_disk_that_is_discarded_is_gone(rig: Rig) -> None:
@@ -286,11 +296,14 @@ async def test_a_prepare_that_is_cancelled_leaves_nothing(rig: Rig, tmp_path: Pa
     assert (rig.files, rig.noted, storage.prepared("web")) == ([], [], None)
 
 
+@pytest.mark.parametrize("pause_ms", [0, 1])
 @pytest.mark.parametrize("turns", range(0, 40, 2))
-async def test_a_prepare_cancelled_anywhere_leaves_nothing(rig: Rig, turns: int) -> None:
+async def test_a_prepare_cancelled_anywhere_leaves_nothing(
+    rig: Rig, turns: int, pause_ms: int
+) -> None:
     task = asyncio.create_task(rig.storage.prepare(rig.spec()))
     for _ in range(turns):
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(pause_ms / 1000)
     task.cancel()
     try:
         await task
@@ -301,16 +314,18 @@ async def test_a_prepare_cancelled_anywhere_leaves_nothing(rig: Rig, turns: int)
 
 
 async def test_hanging_ones_do_not_pile_up(rig: Rig, tmp_path: Path) -> None:
-    text = f'echo x >> "{tmp_path}/count"; sleep 1000'
+    text = f'sleep 1000 & echo $! >> "{tmp_path}/count"; wait'
     storage = rig.started(qemu_img=program(tmp_path, text))
     count = tmp_path / "count"
     tasks = [asyncio.create_task(storage.prepare(rig.spec(f"vm{n}"))) for n in range(12)]
-    await until(lambda: count.exists() and len(count.read_text()) >= 8)
+    await until(lambda: count.exists() and len(count.read_text().split()) >= 4)
     for task in tasks:
         task.cancel()
     answers = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(answer, asyncio.CancelledError) for answer in answers)
-    assert len(count.read_text().split()) == 4
+    pids = [int(pid) for pid in count.read_text().split()]
+    assert len(pids) == 4
+    await until(lambda: not any(map(alive, pids)))
     assert (rig.files, rig.noted) == ([], [])
 
 
@@ -571,7 +586,7 @@ async def test_a_sweep_spares_what_is_being_made(rig: Rig) -> None:
     disk = await rig.storage.prepare(rig.spec())
     unused = await rig.storage.sweep([])
     assert (unused.deleted, unused.left) == ((), ())
-    assert Path(disk.path).name in rig.files
+    assert rig.files == rig.noted == [Path(disk.path).name]
 
 
 async def test_a_removal_cut_short_is_finished(rig: Rig) -> None:

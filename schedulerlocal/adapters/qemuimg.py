@@ -31,14 +31,7 @@ async def create_overlay(
     """
     options = ["create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", base]
     try:
-        process = await asyncio.create_subprocess_exec(
-            *(program, *options, "--", overlay, str(disk_bytes)),
-            stdin=DEVNULL,
-            stdout=DEVNULL,
-            stderr=PIPE,
-            # a group of its own, which can be ended whole
-            start_new_session=True,
-        )
+        process = await _start(program, *options, "--", overlay, str(disk_bytes))
     except FileNotFoundError as problem:
         raise HypervisorError(
             f"{program} is not installed, and disks are made with it; install qemu-utils"
@@ -61,6 +54,21 @@ async def create_overlay(
         words = _last_words(heard, code)
         mend = "make room" if _DISK_FULL in words else "mend that"
         raise HypervisorError(f"{program} failed ({words}); {mend} and try again")
+
+
+async def _start(*command: str) -> Process:
+    """Start it in a group of its own, which can be ended whole, even if cancelled meanwhile."""
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            *command, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE, start_new_session=True
+        )
+    )
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        with suppress(OSError):
+            await _end(await starting)
+        raise
 
 
 async def _listen(process: Process) -> bytes:
