@@ -151,8 +151,8 @@ class Lab:
     # --- guests -------------------------------------------------------------------------------
 
     def name(self, stem: str = "vm") -> str:
-        """A name no guest of this lab has had: a file of one test is not mistaken for another's."""
-        return f"{stem}{next(self._numbers)}"
+        """A name no guest has: not here, nor in another run, since cgroups are the machine's."""
+        return f"{stem}-{self.warden}-{next(self._numbers)}"
 
     def disk(self, name: str, size: str = "64M") -> Path:
         """A new empty qcow2 image."""

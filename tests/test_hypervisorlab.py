@@ -93,8 +93,9 @@ import sys
 from pathlib import Path
 from tests.hypervisorlab import hypervisor_lab
 with hypervisor_lab(Path(sys.argv[1])) as lab:
-    lab.connect().createXML(lab.domain_xml("left"))
-    print(lab.warden, lab.daemon_pid, lab.pid("left"), flush=True)
+    name = lab.name()
+    lab.connect().createXML(lab.domain_xml(name))
+    print(lab.warden, lab.daemon_pid, lab.pid(name), flush=True)
     sys.stdin.read()
 """
 
@@ -116,18 +117,25 @@ def test_nothing_outlives_a_run_that_is_killed(tmp_path: Path) -> None:
 
 
 def test_nothing_outlives_a_test_that_fails(tmp_path: Path) -> None:
-    pids = []
+    pids, cgroups = [], []
 
     def fail() -> None:
         with hypervisor_lab(tmp_path) as lab:
-            lab.connect().createXML(lab.domain_xml("left"))
-            pids.extend([lab.warden, lab.daemon_pid, lab.pid("left")])
+            name = lab.name("orphan")
+            lab.connect().createXML(lab.domain_xml(name))
+            pids.extend([lab.warden, lab.daemon_pid, lab.pid(name)])
+            cgroups.extend(Path("/sys/fs/cgroup").rglob(f"qemu-*-{name}.libvirt-qemu"))
+            lab.kill()
+            os.kill(pids.pop(), signal.SIGKILL)  # libvirt will never tidy up after it
             raise ValueError("a test's own fault")
 
     with pytest.raises(ValueError, match="a test's own fault"):
         fail()
     assert not any(map(alive, pids))
-    assert len(pids) == 3
+    assert len(pids) == 2
+    without = "cgroup_controllers = []" in (tmp_path / "etc" / "qemu.conf").read_text()
+    assert without or cgroups
+    assert not any(cgroup.exists() for cgroup in cgroups)
 
 
 def test_the_machines_own_folders_are_not_touched(lab: Lab) -> None:

@@ -9,17 +9,18 @@ leave are removed. Its last word is ``clean`` or what is left.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
-END_S = 10.0
+END_S = 5.0
 ACCOUNTS = {
     # libvirt looks up who would run a guest even where that is root.
     "passwd": ("libvirt-qemu:x:64055:64055::/var/lib/libvirt:/usr/sbin/nologin",),
@@ -58,35 +59,41 @@ def inhabitants() -> Iterator[int]:
                     yield int(entry.name)
 
 
-def guest_cgroups(pid: int) -> Iterator[Path]:
-    """Folders libvirt made for a guest, in either version of cgroups."""
-    for line in (PROC / str(pid) / "cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        above, made, _ = path.partition(".libvirt-qemu")
-        if made:
-            for name in (controllers or "unified", ""):
-                if (folder := CGROUPS / name / f"{above}{made}".lstrip("/")).is_dir():
-                    yield folder
-
-
 def end_all() -> str:
     """Kill until nobody is left, at most for END_S; returns what is."""
-    cgroups: set[Path] = set()
     deadline_s = time.monotonic() + END_S
     while left := list(inhabitants()):
         if time.monotonic() > deadline_s:
             return f"left: {' '.join(map(str, left))}"
         for pid in left:
             with suppress(OSError):
-                cgroups.update(guest_cgroups(pid))
-            with suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.02)
-    for folder in cgroups:
-        for below in sorted([folder, *folder.rglob("*/")], reverse=True):
-            with suppress(OSError):
-                below.rmdir()
     return "clean"
+
+
+def remove_cgroups(directory: Path) -> None:
+    """Those of our guests, in either version of cgroups.
+
+    The kernel keeps one that is in use, and a process is in it a little longer than it is in our
+    mounts.
+    """
+    deadline_s = time.monotonic() + END_S
+    names = [log.stem for log in directory.glob("log/qemu/*.log")]
+    while (folders := list(guest_cgroups(names))) and time.monotonic() < deadline_s:
+        for folder in folders:
+            for below in sorted([folder, *folder.rglob("*/")], reverse=True):
+                with suppress(OSError):
+                    below.rmdir()
+        time.sleep(0.02)
+
+
+def guest_cgroups(names: Sequence[str]) -> Iterator[Path]:
+    for machine in (CGROUPS / "machine", *CGROUPS.glob("*/machine")):
+        for folder in machine.rglob("qemu-*.libvirt-qemu"):
+            match = re.fullmatch(r"qemu-\d+-(.+)\.libvirt-qemu", folder.name)
+            if match and any(name.startswith(match[1]) for name in names):  # it may be cut short
+                yield folder
 
 
 def main() -> None:
@@ -97,6 +104,8 @@ def main() -> None:
     while os.read(0, 1):
         pass
     outcome = end_all()
+    with suppress(OSError):  # others make and remove theirs as we look
+        remove_cgroups(Path(sys.argv[1]))
     with suppress(OSError):
         os.write(1, f"{outcome}\n".encode())
 
