@@ -4,8 +4,8 @@ It is a plain daemon with its own folders mounted in the place of the machine's,
 namespace: a libvirtd that the machine may have, its VMs, bridges and firewall are never touched.
 Processes and paths are the machine's, so what /proc says of a guest is true, and so is the
 hypervisor. ``warden.py`` ends whatever was started, however a test run dies. Guests are emulated
-(``type="qemu"``): in a virtual machine /dev/kvm may open, libvirt may advertise it, and a guest
-never gets to its first instruction. Missing beside that, where this was tried: cgroup v2, systemd,
+(``type="qemu"``): in a virtual machine /dev/kvm may open and libvirt advertise it, and QEMU gives
+up or the guest never gets to its first instruction. Missing beside that, where this was tried: cgroup v2, systemd,
 NUMA, and a guest agent.
 """
 
