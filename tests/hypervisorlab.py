@@ -5,8 +5,8 @@ namespace: a libvirtd that the machine may have, its VMs, bridges and firewall a
 Processes and paths are the machine's, so what /proc says of a guest is true, and so is the
 hypervisor. ``warden.py`` ends whatever was started, however a test run dies. Guests are emulated
 (``type="qemu"``): in a virtual machine /dev/kvm may open and libvirt advertise it, and QEMU gives
-up or the guest never gets to its first instruction. Missing beside that, where this was tried: cgroup v2, systemd,
-NUMA, and a guest agent.
+up or the guest never gets to its first instruction. Missing beside that, where this was tried:
+cgroup v2, systemd, NUMA, and a guest agent.
 """
 
 from __future__ import annotations
