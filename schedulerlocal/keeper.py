@@ -65,13 +65,15 @@ class HostKeeper:
         self._look = asyncio.Event()
         self._told: frozenset[Finding] = frozenset()
         self._warned: tuple[HostState, tuple[str, ...]] | None = None
+        self._stale = ""
+        """Why the hypervisor could not be looked at last time; empty if it could."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """Sentences about what an operator should look into."""
         if self._warned is None or self._warned[0] is not self.state:
             self._warned = (self.state, warnings(self.state))
-        return self._warned[1]
+        return (f"stale: {self._stale}", *self._warned[1]) if self._stale else self._warned[1]
 
     async def start(self) -> None:
         """Read what is there, finish or undo what was begun, set right what differs."""
@@ -109,7 +111,9 @@ class HostKeeper:
             try:
                 async with self.lock:
                     await self.settle()
+                self._stale = ""
             except RefusedError as problem:
+                self._stale = str(problem)
                 _log.warning("looking at the hypervisor failed: %s", problem)
                 self.events.record("hypervisor-failed", reason=str(problem))
                 # asking again at once would fail the same way

@@ -50,6 +50,8 @@ class DomainMetadata:
     base_size_bytes: int = 0
     base_mtime_ns: int = 0
     """An overlay's base, as it was when the overlay was made."""
+    made_ms: int = 0
+    """When the VM was made, or became ours, since 1970: VMs are told apart by age."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,7 @@ _PLAIN: dict[str, type[Any]] = {
     "base_path": str,
     "base_size_bytes": int,
     "base_mtime_ns": int,
+    "made_ms": int,
 }
 _SPEC_NEEDS = ("name", "vcpus", "memory_mib", "level")
 _SPEC: dict[str, type[Any]] = {
