@@ -111,9 +111,9 @@ class HostKeeper:
             try:
                 async with self.lock:
                     await self.settle()
-                self._stale = ""
+                self._note_stale("")
             except RefusedError as problem:
-                self._stale = str(problem)
+                self._note_stale(str(problem))
                 _log.warning("looking at the hypervisor failed: %s", problem)
                 self.events.record("hypervisor-failed", reason=str(problem))
                 # asking again at once would fail the same way
@@ -273,6 +273,12 @@ class HostKeeper:
                 self.set_state(vm.name, VmState.RUNNING)
             except HypervisorError as problem:
                 self.events.record("not-started", vm=vm.name, reason=str(problem))
+
+    def _note_stale(self, why: str) -> None:
+        if why != self._stale:
+            self._stale = why
+            # what is shown of a state is composed once
+            self.state = replace(self.state, generation=self.state.generation + 1)
 
     def _note_end(self, spec: VmSpec, outcome: str, owned: Mapping[Level, Cpus] | None) -> None:
         """Journal what became of a change; that it cannot be written does not undo the change.

@@ -87,7 +87,7 @@ class LibvirtHypervisor:
 
     async def open(self, changed: Callable[[], None]) -> None:
         self._known.changed = changed
-        await self._link.open(Ears(heard=self._known.heard, back=self._known.doubt_all))
+        await self._link.open(Ears(heard=self._known.heard, doubt=self._known.doubt_all))
         self._steps.making = Making(
             kind=await self._kind(),
             template=self._template,

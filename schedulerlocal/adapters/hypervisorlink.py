@@ -78,8 +78,8 @@ class Ears:
     """Whom the link tells; both are called on the event loop."""
 
     heard: Callable[[Heard], None] = field(default=lambda _: None)
-    back: Callable[[], None] = field(default=lambda: None)
-    """libvirtd went away and is there again: whatever was known may be wrong."""
+    doubt: Callable[[], None] = field(default=lambda: None)
+    """libvirtd went away, or is there again: whatever was known may be wrong."""
 
 
 Stats = tuple[str, dict[str, Any]]

@@ -66,6 +66,7 @@ class DomainPower:
             await self._steps.note_wanted(known, running=True)
             try:
                 await self._link.start(known.name)
+                self._steps.booted(known.name)
             except HypervisorError:
                 if known.metadata and not known.metadata.spec.start:
                     await self._forget_wish(known.name)

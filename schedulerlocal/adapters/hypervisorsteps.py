@@ -28,7 +28,7 @@ from schedulerlocal.core.state import Vm
 from schedulerlocal.core.steps import Adopt, Create, Remove, Resize
 from schedulerlocal.core.topology import Cpus
 
-_UNPLUG_S = 1.0
+_PLUG_S = 1.0
 _BALLOON_LOOKS = 30
 _LOOK_S = 0.05
 
@@ -70,7 +70,9 @@ class DomainSteps:
         self._storage = storage
         self._rng = rng
         self._wall_s = wall_s
-        self._unplugging: set[asyncio.Task[None]] = set()
+        self._plugging: set[asyncio.Task[None]] = set()
+        self._unanswered: set[str] = set()
+        """VMs whose guest was asked to give up a vCPU and may not have."""
 
     # --- making and removing ----------------------------------------------------------------------
 
@@ -251,26 +253,40 @@ class DomainSteps:
             if problem.why is Why.AWAY:
                 raise
             _log.info("%s", problem)  # a host without the cpu cgroup
-        if spec.vcpus != now.live.vcpus and spec.vcpus <= now.live.max_vcpus:
-            plugging = asyncio.create_task(self._plug(name, spec.vcpus))
-            self._unplugging.add(plugging)
-            plugging.add_done_callback(self._unplugging.discard)
-            # libvirt waits 5 s for a guest to give a vCPU up; who asked need not, and the event
-            # tells when it has
-            done, _ = await asyncio.wait([plugging], timeout=_UNPLUG_S)
-            for each in done:
-                each.result()
         target_mib = min(spec.memory_mib, now.live.max_memory_mib)
         if target_mib != now.live.memory_mib:
             await self._balloon(name, target_mib)
+        if spec.vcpus != now.live.vcpus and spec.vcpus <= now.live.max_vcpus:
+            await self._plug(now, spec.vcpus)
 
-    async def _plug(self, name: str, vcpus: int) -> None:
+    async def _plug(self, known: Known, vcpus: int) -> None:
+        """Plug vCPUs in, or ask the guest to give some up.
+
+        An emulator without KVM loses its way over the latter (seen with QEMU 7.2), and one whose
+        guest did not answer may be about to: that one's vCPUs are left alone until its next boot.
+        """
+        fewer = vcpus < known.live.vcpus
+        if (fewer and known.emulated) or known.name in self._unanswered:
+            return
+        plugging = asyncio.create_task(self._link.plug_vcpus(known.name, vcpus))
+        self._plugging.add(plugging)
+        plugging.add_done_callback(self._plugging.discard)
+        if fewer:
+            self._unanswered.add(known.name)
+        # libvirt waits 5 s for the guest; who asked need not, and the event tells when it has
+        done, _ = await asyncio.wait([plugging], timeout=_PLUG_S if fewer else None)
         try:
-            await self._link.plug_vcpus(name, vcpus)
+            for each in done:
+                each.result()
+                self._unanswered.discard(known.name)
         except LinkError as problem:
             if problem.why is not Why.NOT_POSSIBLE:
                 raise
             _log.info("%s", problem)
+
+    def booted(self, name: str) -> None:
+        """The VM called *name* has a new emulator."""
+        self._unanswered.discard(name)
 
     async def _balloon(self, name: str, target_mib: int) -> None:
         """Ask the guest for memory, or give it back, and see for a moment whether it moves."""

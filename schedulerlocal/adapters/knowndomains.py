@@ -38,6 +38,8 @@ class Known:
     live: DomainFacts
     config: DomainFacts
     """Of its next boot; ``live`` again if it is not active."""
+    emulated: bool = False
+    """Whether it runs without KVM."""
     wanted: Cpus | None = None
     """Where our last step put its vCPUs; None if none did since we started."""
 
@@ -268,7 +270,8 @@ class KnownDomains:
             return None
         if live.damage is not None:
             self._tell_once(live.damage.sentence)
-        known = Known(text.state, text.active, live, config)
+        emulated = text.live.lstrip().startswith("<domain type='qemu'")
+        known = Known(text.state, text.active, live, config, emulated)
         self._facts[text.name] = (text, known)
         return known
 

@@ -157,6 +157,7 @@ class Connections:
         _log.error("%s", self._away())
         self._in_thread(lambda: _close(lanes))
         self._returning = asyncio.get_running_loop().create_task(self._return(), name="reconnect")
+        self._ears.doubt()
 
     async def _return(self) -> None:
         """Connect again, at growing intervals with some chance in them, since others do too."""
@@ -177,7 +178,7 @@ class Connections:
                 continue
             self._lanes = lanes
             _log.info("libvirtd at %s is back", self.uri)
-            self._ears.back()
+            self._ears.doubt()
             return
 
     def _event(self, _connection: Any, domain: Any, *about: Any) -> None:
