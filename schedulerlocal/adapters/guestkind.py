@@ -1,8 +1,9 @@
 """Whether guests run on this machine under KVM, found out by starting one.
 
 What libvirt advertises does not tell: inside a virtual machine /dev/kvm may open and a guest never
-get to its first instruction. So a domain without a disk is started whose firmware greets on the
-serial console. The answer is kept for as long as neither the machine nor the emulator changes.
+get to its first instruction, or the emulator die of the CPU it is to show. So a domain without a
+disk is started, with the CPU that VMs get, whose firmware greets on the serial console. The answer
+is kept for as long as neither the machine nor the emulator changes.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from schedulerlocal.adapters.hypervisorlink import Link, LinkError, Why
 
 Kind = Literal["kvm", "qemu"]
 
+_MODES = ("host-model", "host-passthrough", "maximum")
 _GREETING = b"SeaBIOS"
 _GREETS_WITHIN_S = 5.0
 _LOOK_S = 0.02
@@ -31,17 +33,31 @@ _log = logging.getLogger(__name__)
 
 
 async def find_guest_kind(
-    link: Link, *, emulator: str, directory: Path, boot_id: str, now_s: Callable[[], float]
+    link: Link,
+    *,
+    emulator: str,
+    cpu_model: str,
+    directory: Path,
+    boot_id: str,
+    now_s: Callable[[], float],
 ) -> Kind:
     """What QEMU_TYPE=auto comes to; *directory* keeps the answer. Raises LinkError."""
     if "kvm" not in await link.guest_kinds():
         _log.info("libvirt has no KVM here: guests are emulated, which is slow")
         return "qemu"
     remembered = directory / "guest-kind.json"
-    key = f"{boot_id} {await link.version()} {emulator}".strip()
+    key = f"{boot_id} {await link.version()} {emulator} {cpu_model}".strip()
     kind = _read(remembered, key)
     if kind is None:
-        kind = "kvm" if await _greets(link, "kvm", emulator, directory, now_s) else "qemu"
+        greets = await guest_greets(
+            link,
+            "kvm",
+            emulator=emulator,
+            cpu_model=cpu_model or "host-model",
+            directory=directory,
+            now_s=now_s,
+        )
+        kind = "kvm" if greets else "qemu"
         _write(remembered, key, kind)
     if kind == "qemu":
         _log.warning(
@@ -51,8 +67,14 @@ async def find_guest_kind(
     return kind
 
 
-async def _greets(
-    link: Link, kind: Kind, emulator: str, directory: Path, now_s: Callable[[], float]
+async def guest_greets(
+    link: Link,
+    kind: Kind,
+    *,
+    emulator: str,
+    cpu_model: str,
+    directory: Path,
+    now_s: Callable[[], float],
 ) -> bool:
     """Whether the firmware of a guest of this *kind* comes to say something."""
     name = f"vmstack-probe-{os.getpid()}"
@@ -66,7 +88,8 @@ async def _greets(
             " or say QEMU_TYPE=kvm or QEMU_TYPE=qemu"
         ) from problem
     try:
-        await link.start_transient(name, probe_xml(name, kind, emulator, str(console)))
+        xml = probe_xml(name, kind, emulator, cpu_model, str(console))
+        await link.start_transient(name, xml)
         give_up_s = now_s() + _GREETS_WITHIN_S
         while now_s() < give_up_s:
             with suppress(OSError):
@@ -85,7 +108,7 @@ async def _greets(
     return False
 
 
-def probe_xml(name: str, kind: Kind, emulator: str, console: str) -> str:
+def probe_xml(name: str, kind: Kind, emulator: str, cpu_model: str, console: str) -> str:
     """A domain with nothing but firmware that talks on the serial console."""
     domain = ET.Element("domain", type=kind)
     ET.SubElement(domain, "name").text = name
@@ -95,6 +118,11 @@ def probe_xml(name: str, kind: Kind, emulator: str, console: str) -> str:
     ET.SubElement(system, "type").text = "hvm"
     ET.SubElement(system, "bios", useserial="yes")
     ET.SubElement(ET.SubElement(domain, "features"), "acpi")
+    if cpu_model in _MODES:
+        ET.SubElement(domain, "cpu", mode=cpu_model)
+    else:
+        cpu = ET.SubElement(domain, "cpu", mode="custom", match="exact")
+        ET.SubElement(cpu, "model", fallback="forbid").text = cpu_model
     devices = ET.SubElement(domain, "devices")
     if emulator:
         ET.SubElement(devices, "emulator").text = emulator

@@ -185,6 +185,7 @@ class LibvirtHypervisor:
         return await find_guest_kind(
             self._link,
             emulator=settings.emulator,
+            cpu_model=settings.cpu_model,
             directory=around.state_dir.absolute(),
             boot_id=around.boot_id,
             now_s=around.now_s,
