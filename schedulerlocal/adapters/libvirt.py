@@ -83,8 +83,9 @@ class Connections:
         self.uri = uri
         self.calls: Counter[str] = Counter()
         self._rng = rng
-        # the test driver has a host of its own for every connection
-        self._connections = 1 if uri.startswith("test:") else connections
+        self.is_test_driver = uri.startswith("test:")
+        # which has a host of its own for every connection
+        self._connections = 1 if self.is_test_driver else connections
         self._threads = CallThreads("libvirt", _THREADS)
         self._lanes: list[Lane] = []
         self._ears = Ears()
