@@ -17,6 +17,7 @@ from typing import assert_never
 from schedulercommon.model import VmSpec
 from schedulerlocal.adapters.domaintemplate import read_template
 from schedulerlocal.adapters.guestkind import Kind, find_guest_kind
+from schedulerlocal.adapters.hostmeter import HostMeter
 from schedulerlocal.adapters.hypervisorlink import Ears, Link
 from schedulerlocal.adapters.hypervisorpower import DomainPower
 from schedulerlocal.adapters.hypervisorsteps import DomainSteps, Making
@@ -28,7 +29,7 @@ from schedulerlocal.core.host import Host
 from schedulerlocal.core.lifecycle import Verb
 from schedulerlocal.core.steps import Adopt, Create, Pin, Remove, Resize, Step
 from schedulerlocal.core.topology import Cpus
-from schedulerlocal.ports import Domain, HostUsage, VmUsage
+from schedulerlocal.ports import Domain, HostUsage
 
 _GRACE = 0.75  # of what a call may take
 
@@ -82,6 +83,7 @@ class LibvirtHypervisor:
             grace_s=around.call_timeout_s * _GRACE,
             now_s=around.now_s,
         )
+        self._meter = HostMeter(link, host.topology.ids, around.now_s)
         self._followed = -1
         self._left: dict[str, tuple[VmSpec, Disk]] = {}
 
@@ -161,20 +163,7 @@ class LibvirtHypervisor:
         await self._power.do(name, verb, force)
 
     async def usage(self) -> HostUsage:
-        vms = {
-            name: VmUsage(
-                cpu_time_s=stats.get("cpu.time", 0) / 1e9,
-                memory_used_mib=stats.get("balloon.rss", 0) / 1024,
-            )
-            for name, stats in await self._link.all_stats()
-        }
-        used_mib = sum(each.memory_used_mib for each in vms.values())
-        return HostUsage(
-            at_s=self._around.now_s(),
-            cpu_share=None,
-            memory_share=min(1.0, used_mib / self._host.topology.memory_allowed_mib),
-            vms=vms,
-        )
+        return await self._meter.usage()
 
     async def _kind(self) -> Kind:
         settings, around = self._settings, self._around
