@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from schedulercommon.errors import HypervisorError, RefusedError, StoreUnavailable
-from schedulercommon.levels import Level
+from schedulercommon.levels import Level, format_level
 from schedulercommon.model import VmSpec, VmState
 from schedulerlocal.carryout import carry_out
 from schedulerlocal.core.host import Host
@@ -23,6 +23,7 @@ from schedulerlocal.core.reconcile import Finding, Reconciliation, reconcile, wa
 from schedulerlocal.core.state import HostState, Vm
 from schedulerlocal.core.steps import Plan, Remove
 from schedulerlocal.core.topology import Cpus
+from schedulerlocal.core.waiting import Crowding, crowding_sentence
 from schedulerlocal.ports import Begun, Domain, Hypervisor, Journal
 from schedulerprocess.events import EventLog
 from schedulerprocess.patience import Patience
@@ -65,15 +66,16 @@ class HostKeeper:
         self._look = asyncio.Event()
         self._told: frozenset[Finding] = frozenset()
         self._warned: tuple[HostState, tuple[str, ...]] | None = None
-        self._stale = ""
-        """Why the hypervisor could not be looked at last time; empty if it could."""
+        self._crowding: Mapping[Level, Crowding] = {}
+        self._about: tuple[str, ...] = ()
+        """Warnings that do not follow from the state."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """Sentences about what an operator should look into."""
         if self._warned is None or self._warned[0] is not self.state:
             self._warned = (self.state, warnings(self.state))
-        return (f"stale: {self._stale}", *self._warned[1]) if self._stale else self._warned[1]
+        return (*self._about, *self._warned[1])
 
     async def start(self) -> None:
         """Read what is there, finish or undo what was begun, set right what differs."""
@@ -111,9 +113,9 @@ class HostKeeper:
             try:
                 async with self.lock:
                     await self.settle()
-                self._note_stale("")
+                self._note_about("")
             except RefusedError as problem:
-                self._note_stale(str(problem))
+                self._note_about(str(problem))
                 _log.warning("looking at the hypervisor failed: %s", problem)
                 self.events.record("hypervisor-failed", reason=str(problem))
                 # asking again at once would fail the same way
@@ -178,6 +180,26 @@ class HostKeeper:
     def look_again(self) -> None:
         """Have the next pass at once."""
         self._look.set()
+
+    def note_crowding(
+        self, crowding: Mapping[Level, Crowding], shares: Mapping[Level, float | None]
+    ) -> None:
+        """Tell which levels' VMs wait too long, all others being calm, and the *shares* they wait.
+
+        Warnings show it from the next pass on, which comes at once if anything changed.
+        """
+        before, self._crowding = self._crowding, dict(crowding)
+        for level in sorted({*before, *crowding}):
+            then, now = (each.get(level, Crowding.CALM) for each in (before, crowding))
+            if then is not now:
+                self.events.record(
+                    "crowding",
+                    level=format_level(level),
+                    before=then,
+                    after=now,
+                    waiting=shares.get(level),
+                )
+                self._look.set()
 
     def set_state(self, name: str, state: VmState) -> None:
         """Note what the VM called *name* is doing now."""
@@ -274,9 +296,12 @@ class HostKeeper:
             except HypervisorError as problem:
                 self.events.record("not-started", vm=vm.name, reason=str(problem))
 
-    def _note_stale(self, why: str) -> None:
-        if why != self._stale:
-            self._stale = why
+    def _note_about(self, stale: str) -> None:
+        """*stale* is why the hypervisor could not be looked at, empty if it could."""
+        crowded = [crowding_sentence(*each) for each in sorted(self._crowding.items())]
+        about = (*([f"stale: {stale}"] if stale else ()), *crowded)
+        if about != self._about:
+            self._about = about
             # what is shown of a state is composed once
             self.state = replace(self.state, generation=self.state.generation + 1)
 

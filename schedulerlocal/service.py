@@ -77,9 +77,10 @@ async def _serve(
         boot_id=boot_id,
     )
     agent = HostAgent(settings.name, keeper)
+    monitor = Monitor(agent, hypervisor, judged=keeper.note_crowding)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(agent.close)
-        runner = await serve(create_app(agent, settings), settings.address, settings.port)
+        runner = await serve(create_app(agent, settings, monitor), settings.address, settings.port)
         stack.push_async_callback(runner.cleanup)
         for url in urls(runner):
             _log.info("listening on %s", url)
@@ -89,12 +90,10 @@ async def _serve(
             _log.info("stopping: it was not ready yet")
             return
         _log.info("local scheduler of %s is ready; VMs found: %d", agent.name, len(agent.states))
-        writer = None
         if files.write:
             file = stack.enter_context(WholeRecords(_cleared(files.output / "monitoring.csv")))
             write_topology(files.output / "topology_local.json", host.topology)
-            writer = LiveWriter(file)
-        monitor = Monitor(agent, hypervisor, writer)
+            monitor.record(LiveWriter(file))
         tasks = [
             asyncio.create_task(keeper.keep_watch(settings.delay_s), name="watch"),
             asyncio.create_task(monitor.run(settings.delay_s, asyncio.sleep), name="monitoring"),

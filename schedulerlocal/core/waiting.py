@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from math import ceil
 
+from schedulercommon.levels import Level, format_level
+
 LEAST_CPUS = 0.01
 """Of one CPU; VMs that want less say nothing about their level."""
 WARNING_AT, BAD_AT = 0.05, 0.10
@@ -109,6 +111,26 @@ def crowding(share: float, before: Crowding = Crowding.CALM) -> Crowding:
     if share >= bad:
         return Crowding.BAD
     return Crowding.WARNING if share >= warning else Crowding.CALM
+
+
+def crowded(
+    before: Mapping[Level, Crowding], shares: Mapping[Level, float | None]
+) -> dict[Level, Crowding]:
+    """The levels that are not calm; one of which nothing can be told stays what it was *before*."""
+    judged = {}
+    for level, share in shares.items():
+        known = before.get(level, Crowding.CALM)
+        judged[level] = known if share is None else crowding(share, known)
+    return {level: each for level, each in judged.items() if each is not Crowding.CALM}
+
+
+def crowding_sentence(level: Level, how: Crowding) -> str:
+    """Without the share itself: who shows this need not show it anew at every reading."""
+    at, meaning = (BAD_AT, "far too long") if how is Crowding.BAD else (WARNING_AT, "too long")
+    return (
+        f"crowded: the VMs of level {format_level(level)} wait {meaning} for CPUs, {at:.0%} or more"
+        " of the time they are ready to run (/v1/host/usage tells which); move some to another host"
+    )
 
 
 def _matters(of: Demand, elapsed_s: float) -> bool:
