@@ -15,7 +15,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from schedulerlocal.core.cpulist import format_cpulist
-from tests.hypervisorlab import Lab, libvirt, thread_pins, wait_for_line
+from tests.hypervisorlab import Lab, libvirt, thread_pins
 from tests.realhost import Driver, RealHost, real_host, refusal
 from tests.servers import eventually, run_local
 
@@ -133,6 +133,26 @@ def test_everything_survives_restarts(host: RealHost) -> None:
         assert driver.vm(name) == before
         assert host.lab.pid(name) == pid
         assert host.overlays == sorted([name, other])
+
+
+def test_after_a_reboot_what_is_wanted_running_runs(host: RealHost) -> None:
+    name, off = host.lab.name(), host.lab.name()
+    with host.service() as driver:
+        driver.deployed(name)
+        driver.deployed(off, start=False)
+        driver.service.stop()
+    with host.domain(name) as domain:
+        domain.destroy()
+    with host.service() as driver:
+        assert driver.states() == {name: "down", off: "down"}  # somebody stopped it
+        driver.service.stop()
+    journal = host.directory / "journal" / "journal.jsonl"
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    assert boot_id in journal.read_text()
+    journal.write_text(journal.read_text().replace(boot_id, "another"))
+    with host.service() as driver:
+        assert driver.states() == {name: "running", off: "down"}
+        assert host.domains() == {name: True, off: False}
 
 
 def test_libvirtd_away_refuses_changes_and_comes_back(host: RealHost) -> None:
@@ -286,16 +306,3 @@ def test_without_libvirtd_it_says_how_to_go_on(tmp_path: Path) -> None:
     (told,) = [line for line in ended.stderr.splitlines() if " INFO " not in line]
     assert "--topology" in told
     assert "systemctl start libvirtd" in told
-
-
-def test_boots_are_seen(host: RealHost) -> None:
-    """The guest itself, after being made, suspended for a restart of the service, and resumed."""
-    name = host.lab.name()
-    with host.service() as driver:
-        driver.deployed(name)
-        wait_for_line(host.console(name), "^guest up")
-        driver.done(name, "suspend")
-    with host.service() as driver:
-        assert driver.states() == {name: "suspended"}
-        driver.done(name, "resume")
-        wait_for_line(host.console(name), "^guest tick 2$")

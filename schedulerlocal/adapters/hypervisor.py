@@ -125,7 +125,7 @@ class LibvirtHypervisor:
             if self._storage.prepared(spec.name) is disk:
                 await self.discard(spec)
             self._left.pop(spec.name, None)
-        return [each.domain() for each in known.values()]
+        return [each.domain for each in known.values()]
 
     async def prepare(self, spec: VmSpec) -> None:
         await self._storage.prepare(spec)

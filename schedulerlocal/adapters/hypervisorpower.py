@@ -122,7 +122,7 @@ class DomainPower:
             await asyncio.sleep(_LOOK_S)
 
     async def _reboot(self, known: Known, force: bool) -> None:
-        name, waiting = known.name, known.domain()
+        name, waiting = known.name, known.domain
         if waiting.vcpus_pending or waiting.memory_pending or _size(known) != _next_size(known):
             # a reboot as the guest knows it keeps the emulator, and with it the old size
             await self._press_until_off(name, force)

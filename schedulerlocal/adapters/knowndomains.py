@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from schedulercommon.errors import HypervisorError
+from schedulercommon.kept import kept
 from schedulercommon.model import VmState
 from schedulerlocal.adapters.domainfacts import DomainFacts, found_vm, read_domain
 from schedulerlocal.adapters.domainmetadata import DomainMetadata
@@ -29,7 +30,7 @@ _ECHO_S = 0.05
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Known:
     """A domain as it was last looked at."""
 
@@ -52,7 +53,9 @@ class Known:
         """Ours, if the VM is."""
         return self.live.metadata
 
+    @kept
     def domain(self) -> Domain:
+        """As the agent knows it."""
         found = found_vm(self.live, self.config)
         spec = found.spec
         if not found.foreign:
@@ -212,7 +215,7 @@ class KnownDomains:
 
     def _seen(self, name: str) -> Domain | None:
         known = self._known.get(name)
-        return None if known is None else known.domain()
+        return None if known is None else known.domain
 
     # --- reading ----------------------------------------------------------------------------------
 
