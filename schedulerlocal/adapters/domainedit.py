@@ -1,4 +1,4 @@
-"""Another size for a domain that exists: its XML as libvirt has it, changed where the size is.
+"""Another size or place for a domain that exists: its XML as libvirt has it, changed just there.
 
 All else stays, what libvirt or an operator added to it included.
 """
@@ -47,12 +47,33 @@ def resized_xml(xml: str, metadata: DomainMetadata, cpus: Cpus) -> str:
     return ET.tostring(domain, encoding="unicode")
 
 
+def placed_xml(xml: str, partition: str, cpus: Cpus) -> str:
+    """The domain *xml*, started in *partition*, or in libvirt's own if that is empty, from now on.
+
+    Its vCPUs and emulator are pinned to *cpus*; where they are if that is empty.
+    """
+    domain = ET.fromstring(xml)
+    for each in domain.findall("resource"):
+        domain.remove(each)
+    if partition:
+        ET.SubElement(ET.SubElement(domain, "resource"), "partition").text = partition
+    if cpus:
+        tune = _child(domain, "cputune")
+        _pin_all(tune, int(domain.findtext("vcpu", "1")), cpus)
+        _child(tune, "emulatorpin").set("cpuset", format_cpulist(cpus))
+    return ET.tostring(domain, encoding="unicode")
+
+
 def _retune(tune: ET.Element, metadata: DomainMetadata, cpus: Cpus) -> None:
     spec = metadata.spec
     _child(tune, "shares").text = str(cpu_shares(spec.vcpus, spec.runs_at))
+    _pin_all(tune, spec.max_vcpus if cpus else 0, cpus)
+
+
+def _pin_all(tune: ET.Element, vcpus: int, cpus: Cpus) -> None:
     for pin in tune.findall("vcpupin"):
         tune.remove(pin)
-    for number in range(spec.max_vcpus if cpus else 0):
+    for number in range(vcpus):
         ET.SubElement(tune, "vcpupin", vcpu=str(number), cpuset=format_cpulist(cpus))
 
 

@@ -57,6 +57,8 @@ class DomainFacts:
     """The model's name, or the mode where there is none."""
     disks: tuple[DomainDisk, ...]
     metadata: DomainMetadata | None
+    partition: str = ""
+    """The cgroup it starts in; empty: libvirt's own."""
     damage: DamagedMetadata | None = None
     """Set where our metadata is there and cannot be used; ``metadata`` is then None."""
 
@@ -161,6 +163,7 @@ def _facts(domain: ET.Element, name: str) -> DomainFacts:
         cpu_model=domain.findtext("cpu/model", "") or _attribute(domain, "cpu", "mode"),
         disks=tuple(_disks(domain)),
         metadata=metadata if isinstance(metadata, DomainMetadata) else None,
+        partition=domain.findtext("resource/partition", ""),
         damage=metadata if isinstance(metadata, DamagedMetadata) else None,
     )
 
