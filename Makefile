@@ -59,8 +59,9 @@ check: dev  ## lint, types and import rules
 	@$(PY) -m mypy $(TYPED)
 	@$(PY) -c 'from importlinter.cli import lint_imports_command as run; run()' --no-logo
 
-fuzz: dev  ## hold the API to its document with 500 examples an operation; minutes
-	@FUZZ_EXAMPLES=500 $(PY) -m pytest -q --timeout=1200 tests/test_api_contract.py
+fuzz: dev  ## hold both APIs to their documents with 500 examples an operation; minutes
+	@FUZZ_EXAMPLES=500 $(PY) -m pytest -q --timeout=1200 \
+		tests/test_api_contract.py tests/test_global_contract.py
 
 bench: dev  ## measure planning, status and replay; results are kept in results/
 	@$(PY) -m benchmarks $(BENCH)

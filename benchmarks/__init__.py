@@ -18,6 +18,7 @@ BENCHMARKS = (
     "cluster",
     "polling",
     "faultyhosts",
+    "crashes",
 )
 
 Progress = Callable[[str], None]

@@ -390,7 +390,9 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--hosts", type=int, default=10)
     parser.add_argument("--cpus", type=int, default=64, help="of each host")
     parser.add_argument("--memory", type=int, default=262_144, help="MiB of each host")
-    parser.add_argument("--latency", type=float, default=0.0, help="seconds before each answer")
+    parser.add_argument(
+        "--latency", type=float, default=0.0, help="seconds before anything is done about a request"
+    )
     parser.add_argument("--coded", action="store_true", help="refusals carry their code and status")
     parser.add_argument("--etag", action="store_true", help="/status has an ETag")
     options = parser.parse_args(arguments)

@@ -16,7 +16,6 @@ from benchmarks.processes import global_scheduler, light_locals
 
 HOSTS = 5_000
 DELAY_S = 15.0
-JITTER = 0.1
 ROUNDS = 2
 CORES_BOUND = 1.0
 _LEISURE_S = 1.0
@@ -32,7 +31,7 @@ def run(progress: Progress) -> list[Figure]:
 
 
 def _watched(about: str, arguments: tuple[str, ...], progress: Progress) -> list[Figure]:
-    late_s = DELAY_S * (1 + JITTER) + _LEISURE_S
+    late_s = DELAY_S + _LEISURE_S
     with (
         tempfile.TemporaryDirectory() as directory,
         light_locals(HOSTS, *arguments) as locals_,

@@ -258,6 +258,10 @@ def read_room(document: Any) -> Room:
     )
 
 
+def read_service(document: Any) -> str:
+    return _told(_object(document), "service", str, "")
+
+
 def _told(document: Document, name: str, kind: type[T], otherwise: D) -> T | D:
     """The field *name*; *otherwise* where it is missing or null."""
     return otherwise if document.get(name) is None else _needed(document, name, kind)

@@ -7,17 +7,13 @@ once.
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 
+from schedulerclient import written
+from schedulerclient.words import CommandOptions, check_words
 from schedulercommon.errors import UsageError
-from schedulercommon.levels import Level, gb_to_mib, parse_decimal, parse_level
-from schedulercommon.model import MAX_MEMORY_MIB, MAX_VCPUS, NAME
-from schedulerprocess.options import Options
 
 PROGRAM = "python -m schedulerclient"
-_LONGEST_S = 86_400
 
 _EPILOG = r"""
 older spellings, the same: --deploy=NAME,CPU,GB,LEVEL,IMAGE --remove=NAME --status
@@ -56,7 +52,8 @@ COMMON = {"url": None, "token_file": None, "timeout": None, "json": False}
 
 def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """What is asked, an older spelling in the newer one. Raises UsageError."""
-    options = _options()
+    options, commands = _options()
+    check_words(options, commands, arguments)
     chosen = options.parse_args(arguments)
     older = {name: getattr(chosen, f"older_{name}") for name in ("deploy", "remove", "status")}
     given = [name for name, value in older.items() if value not in (None, False)]
@@ -101,8 +98,8 @@ def _settle(chosen: argparse.Namespace, name: str) -> None:
     setattr(chosen, name, before if after is COMMON[name] else after)
 
 
-def _options() -> Options:
-    options = Options(
+def _options() -> tuple[CommandOptions, dict[str, CommandOptions]]:
+    options = CommandOptions(
         prog=PROGRAM,
         description="Drives a cluster: talks to its global scheduler.",
         epilog=_EPILOG,
@@ -117,11 +114,10 @@ def _options() -> Options:
     options.add_argument(
         "--status", dest="older_status", action="store_true", help=argparse.SUPPRESS
     )
-    _add_commands(options)
-    return options
+    return options, _add_commands(options)
 
 
-def _add_common(options: Options, prefix: str = "") -> None:
+def _add_common(options: CommandOptions, prefix: str = "") -> None:
     def add(name: str, metavar: str, text: str, kind: Callable[[str], object] = str) -> None:
         dest = prefix + name.strip("-").replace("-", "_")
         options.add_argument(
@@ -130,7 +126,7 @@ def _add_common(options: Options, prefix: str = "") -> None:
 
     add("--url", "URL", "where the scheduler listens (VMSTACK_URL, else http://127.0.0.1:8100)")
     add("--token-file", "FILE", "file with the token to send (VMSTACK_TOKEN_FILE, else none)")
-    add("--timeout", "S", "how long an answer may take; s (120)", _seconds)
+    add("--timeout", "S", "how long an answer may take; s (120)", written.seconds)
     options.add_argument(
         "--json",
         dest=f"{prefix}json",
@@ -139,168 +135,126 @@ def _add_common(options: Options, prefix: str = "") -> None:
     )
 
 
-def _add_commands(options: Options) -> None:
+def _add_commands(options: CommandOptions) -> dict[str, CommandOptions]:
     commands = options.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    added: dict[str, CommandOptions] = {}
 
-    def add(name: str, text: str) -> Options:
-        command: Options = commands.add_parser(
+    def add(name: str, text: str) -> CommandOptions:
+        command: CommandOptions = commands.add_parser(
             name, help=text, description=f"{text[:1].upper()}{text[1:]}.", allow_abbrev=False
         )
         _add_common(command, "late_")
+        added[name] = command
         return command
 
     deploy = add("deploy", "have a VM; asking for the same again is safe")
-    deploy.add_argument("name", metavar="NAME", type=_name)
+    deploy.add_argument("name", metavar="NAME", type=written.name)
     _add_request(deploy, image_needed=True)
     explain = add("explain", "tell where a VM would go and why; nothing is done")
-    explain.add_argument("name", metavar="NAME", type=_name, nargs="?")
+    explain.add_argument("name", metavar="NAME", type=written.name, nargs="?")
     _add_request(explain, image_needed=False)
     remove = add("remove", "stop VMs at once and forget them")
-    remove.add_argument("names", metavar="NAME", nargs="+", type=_given)
+    remove.add_argument("names", metavar="NAME", nargs="+", type=written.given)
     add("status", "show the whole cluster at a glance")
     vms = add("vms", "list the VMs")
-    vms.add_argument("--host", metavar="HOST", help="those of this host only")
-    add("vm", "show a VM").add_argument("name", metavar="NAME", type=_given)
+    vms.add_argument("--host", metavar="HOST", type=written.given, help="those of this host only")
+    add("vm", "show a VM").add_argument("name", metavar="NAME", type=written.given)
     add("hosts", "list the hosts")
     _add_size(add("capacity", "tell how many more such VMs fit"))
     _add_host_commands(add)
     events = add("events", "tell what happens, as it happens, until Ctrl-C")
-    events.add_argument("--after", metavar="ID", type=_sequence, help="go on after this event")
+    events.add_argument(
+        "--after", metavar="ID", type=written.sequence, help="go on after this event"
+    )
+    events.add_argument("--ids", action="store_true", help="show the ids of events and requests")
     for name, text in POWER.items():
         power = add(name, text)
-        power.add_argument("name", metavar="NAME", type=_given)
+        power.add_argument("name", metavar="NAME", type=written.given)
         if name == "vm-shutdown":
             power.add_argument("--force", action="store_true", help="without asking its guest")
     resize = add("vm-resize", "give a VM another size")
-    resize.add_argument("name", metavar="NAME", type=_given)
+    resize.add_argument("name", metavar="NAME", type=written.given)
     _add_size(resize, needed=False)
+    return added
 
 
-def _add_host_commands(add: Callable[[str, str], Options]) -> None:
+def _add_host_commands(add: Callable[[str, str], CommandOptions]) -> None:
     for name, text in HOST_VERBS.items():
         verb = add(name, text)
-        verb.add_argument("host", metavar="HOST", type=_given)
+        verb.add_argument("host", metavar="HOST", type=written.given)
         if name == "fence":
             verb.add_argument("--yes", action="store_true", help="nothing runs there, for sure")
     host = add("add-host", "schedule on one more host")
-    host.add_argument("host_url", metavar="URL", help="where its local scheduler listens")
-    host.add_argument("--label", metavar="K=V", action="append", default=[], type=_label)
+    host.add_argument(
+        "host_url", metavar="URL", type=written.host_url, help="where its local scheduler listens"
+    )
+    host.add_argument("--label", metavar="K=V", action="append", default=[], type=written.label)
+    remove = add("remove-host", "forget a host that is away, or empty and in maintenance")
+    remove.add_argument("host", metavar="HOST", type=written.given)
     label = add("label", "set labels of a host, or drop them, the others staying")
-    label.add_argument("host", metavar="HOST", type=_given)
+    label.add_argument("host", metavar="HOST", type=written.given)
     label.add_argument(
-        "labels", metavar="K=V", nargs="+", type=_label_or_drop, help="K- drops the label K"
+        "labels", metavar="K=V", nargs="+", type=written.label_or_drop, help="K- drops the label K"
     )
 
 
-def _add_size(options: Options, *, needed: bool = True) -> None:
-    options.add_argument("--cpu", metavar="N", type=_vcpus, required=needed, help="vCPUs")
+def _add_size(options: CommandOptions, *, needed: bool = True) -> None:
+    options.add_argument("--cpu", metavar="N", type=written.vcpus, required=needed, help="vCPUs")
     options.add_argument(
-        "--mem", metavar="GB", type=_memory_mib, required=needed, help="memory, GB of 1024 MiB"
+        "--mem",
+        metavar="GB",
+        type=written.memory_mib,
+        required=needed,
+        help="memory, GB of 1024 MiB",
     )
     if needed:
         options.add_argument(
-            "--oc", metavar="LEVEL", type=_level, required=True, help="vCPUs per CPU: 2, 1.5, 4/3"
+            "--oc",
+            metavar="LEVEL",
+            type=written.level,
+            required=True,
+            help="vCPUs per CPU: 2, 1.5, 4/3",
         )
 
 
-def _add_request(options: Options, *, image_needed: bool) -> None:
+def _add_request(options: CommandOptions, *, image_needed: bool) -> None:
     _add_size(options)
     add = options.add_argument
-    add("--image", metavar="PATH", required=image_needed, default="", help="its disk's image")
-    add("--disk", choices=("overlay", "in-place"), default="overlay", help="(overlay)")
-    add("--max-cpu", metavar="N", type=_vcpus, default=0, help="vCPUs it can be resized to")
-    add("--max-mem", metavar="GB", type=_memory_mib, default=0, help="memory it can grow to, GB")
-    add("--host", metavar="HOST", default="", help="this host and no other")
-    add("--policy", metavar="POLICY", default="", help="how hosts are ranked (the scheduler's own)")
-    for name, metavar, text in (
-        ("--avoid", "HOST,…", "not these hosts"),
-        ("--affinity", "VM|K=V,…", "next to these VMs"),
-        ("--anti-affinity", "VM|K=V,…", "away from these VMs"),
+    add(
+        "--image", metavar="PATH", type=written.image, required=image_needed,
+        help="its disk's image, where its host has it",
+    )  # fmt: skip
+    add(
+        "--disk", choices=("overlay", "in-place"), default="overlay",
+        help="overlay: a disk of its own on the image; in-place: the image itself (overlay)",
+    )  # fmt: skip
+    add(
+        "--max-cpu", metavar="N", type=written.vcpus, default=0,
+        help="vCPUs it can be given without a reboot; more takes a reboot (as many as --cpu)",
+    )  # fmt: skip
+    add(
+        "--max-mem", metavar="GB", type=written.memory_mib, default=0,
+        help="memory it can be given without a reboot, GB; more takes a reboot (as much as --mem)",
+    )  # fmt: skip
+    add("--host", metavar="HOST", type=written.host, help="this host and no other")
+    add(
+        "--policy", metavar="POLICY", type=written.policy,
+        help="how hosts are ranked (the scheduler's own)",
+    )  # fmt: skip
+    for name, metavar, read, text in (
+        ("--avoid", "HOST,…", written.hosts, "not these hosts"),
+        ("--affinity", "VM|K=V,…", written.selectors, "next to these VMs"),
+        ("--anti-affinity", "VM|K=V,…", written.selectors, "away from these VMs"),
     ):
-        add(name, metavar=metavar, action="extend", default=[], type=_several, help=text)
-    add("--spread", metavar="K", default="", help="even out over this label of hosts, like rack")
-    add("--label", metavar="K=V", action="append", default=[], type=_label, help="repeatable")
+        add(name, metavar=metavar, action="extend", default=[], type=read, help=text)
+    add(
+        "--spread", metavar="K", type=written.label_name,
+        help="even out over this label of hosts, like rack",
+    )  # fmt: skip
+    add("--label", metavar="K=V", action="append", default=[], type=written.label,
+        help="repeatable")  # fmt: skip
     add("--no-start", action="store_true", help="keep its place, but leave it down")
-    add("--request-id", metavar="ID", default="", help="an id of yours for this request")
-
-
-def _refused(problem: object) -> argparse.ArgumentTypeError:
-    return argparse.ArgumentTypeError(str(problem))
-
-
-def _given(text: str) -> str:
-    if text in ("", ".", ".."):
-        raise _refused(f"{text!r} is not a name")
-    return text
-
-
-def _name(text: str) -> str:
-    if not NAME.fullmatch(text):
-        raise _refused(
-            f"{text[:70]!a} is not a name; write 1 to 63 letters, digits, '.', '_' or '-',"
-            " a letter or digit first"
-        )
-    return text
-
-
-def _vcpus(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,9}", text) or not 1 <= int(text) <= MAX_VCPUS:
-        raise _refused(f"{text[:40]!a} is not a whole number from 1 to {MAX_VCPUS}")
-    return int(text)
-
-
-def _memory_mib(text: str) -> int:
-    most = MAX_MEMORY_MIB // 1024
-    try:
-        gigabytes = parse_decimal(text)
-    except ValueError:
-        gigabytes = Fraction(0)
-    if not 0 < gigabytes <= most:
-        raise _refused(
-            f"{text[:40]!a} is not an amount in GB above 0 and up to {most};"
-            " write digits with at most one point"
-        )
-    return gb_to_mib(gigabytes)
-
-
-def _level(text: str) -> Level:
-    try:
-        return parse_level(text)
-    except ValueError as problem:
-        raise _refused(problem) from None
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(parse_decimal(text))
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds <= _LONGEST_S:
-        raise _refused(f"{text[:40]!a} is not a number of seconds above 0 and up to {_LONGEST_S}")
-    return seconds
-
-
-def _sequence(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,18}", text):
-        raise _refused(f"{text[:40]!a} is not the id of an event")
-    return int(text)
-
-
-def _several(text: str) -> list[str]:
-    found = text.split(",")
-    if not all(found):
-        raise _refused(f"{text[:70]!a} is not a list like a,b")
-    return found
-
-
-def _label(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        raise _refused(f"{text[:70]!a} is not a label; write it like rack=r1")
-    return name, value
-
-
-def _label_or_drop(text: str) -> tuple[str, str | None]:
-    if "=" not in text and len(text) > 1 and text.endswith("-"):
-        return text[:-1], None
-    return _label(text)
+    add(
+        "--request-id", metavar="ID", type=written.request_id,
+        help="an id of yours for this request",
+    )  # fmt: skip

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from schedulerclient.answers import Event
 from schedulerclient.arguments import read_arguments
+from schedulerclient.eventlines import event_cells
 from schedulerclient.faults import Refused, Unreachable
+from schedulerclient.layout import plain_text
 from schedulerclient.outcomes import (
     UNREACHABLE,
     changes_something,
@@ -19,28 +21,31 @@ from schedulerclient.outcomes import (
     unreachable_line,
     unsure,
 )
-from schedulerclient.tables import Table, plain_text, printable
+from schedulerclient.outputs import prepare
+from schedulerclient.tables import Cell, Part, Table, cell_of, printable
 from schedulerprocess.options import DONE
+
+if TYPE_CHECKING:
+    from schedulerclient.client import Client
 
 
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code. Raises UsageError."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # what the locale cannot write is no reason to fail after the deed
-            stream.reconfigure(errors="backslashreplace")
+        prepare(stream)
     asked = read_arguments(arguments)
     # what it takes to ask is loaded now that there is something to ask
     from schedulerclient.commands import COMMANDS
-    from schedulerclient.config import make_client
+    from schedulerclient.config import check_tier, make_client
     from schedulerprocess.settings import read_environment
 
     client = make_client(
         read_environment(), url=asked.url, token_file=asked.token_file, timeout_s=asked.timeout
     )
     try:
+        check_tier(client)
         if asked.command == "events":
-            return _follow(client.events(asked.after), as_json=asked.json)
+            return _follow(client, asked)
         shown = COMMANDS[asked.command](client, asked)
     except Refused as refusal:
         if asked.json:
@@ -61,34 +66,52 @@ def main(arguments: Sequence[str]) -> int:
     return shown.code
 
 
-def _follow(events: Iterable[Event], *, as_json: bool) -> int:
+def _follow(client: Client, asked: Namespace) -> int:
     """Print events for as long as they come, one a line."""
-    for event in events:
-        if as_json:
-            line = json.dumps({"id": event.sequence, "event": event.kind, "data": event.data})
-        else:
-            about = " ".join(f"{name}={_brief(value)}" for name, value in event.data.items())
-            line = printable(f"{event.sequence} {event.kind} {about}")
-        print(line, flush=True)
+    if sys.stderr.isatty():
+        _complain(["listening… (Ctrl-C ends)"])
+    print_line = _line_printer()
+    before: Event | None = None
+    try:
+        for event in client.events(asked.after):
+            if asked.json:
+                about = {"id": event.sequence, "event": event.kind, "data": event.data}
+                print(json.dumps(about), flush=True)
+            else:
+                print_line(event_cells(event, before, ids=asked.ids))
+            before = event
+    except Unreachable as problem:
+        if before is None:
+            raise
+        last = f"events --after={before.sequence}"
+        _complain([f"{problem}; go on with 'python -m schedulerclient {last}' to miss nothing"])
+        return UNREACHABLE
     return DONE
 
 
-def _brief(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+def _line_printer() -> Callable[[list[Cell]], None]:
+    if sys.stdout.isatty():
+        from schedulerclient.terminal import line_printer
+
+        return line_printer()
+    return lambda cells: print(*(printable(cell.text) for cell in cells), flush=True)
 
 
 def _print_json(document: object) -> None:
     print(json.dumps(document, indent=2))
 
 
-def _show(parts: Iterable[str | Table]) -> None:
+def _show(parts: Iterable[Part]) -> None:
     if sys.stdout.isatty():
         from schedulerclient.terminal import draw
 
         draw(parts)
         return
     for part in parts:
-        print(printable(part) if isinstance(part, str) else plain_text(part))
+        if isinstance(part, Table):
+            print(plain_text(part))
+        else:
+            print(printable(cell_of(part).text))
 
 
 def _complain(lines: Iterable[str]) -> None:

@@ -54,11 +54,12 @@ from schedulerclient.answers import (
     read_removal,
     read_resized,
     read_room,
+    read_service,
     read_vm,
     read_vms,
 )
 from schedulerclient.eventstream import read_events
-from schedulerclient.faults import Cut, Unreachable, read_refusal
+from schedulerclient.faults import Cut, Senseless, read_refusal
 from schedulerclient.transport import Address, Request, exchange, read_address, read_body
 from schedulercommon.levels import MIB_PER_GB, Level, format_level
 from schedulercommon.model import VmSpec
@@ -143,6 +144,14 @@ class Client:
         if not all(0x21 <= ord(character) <= 0x7E for character in self.token):
             raise ValueError("a token is visible ASCII characters without spaces")
 
+    def service(self) -> str:
+        """What it calls itself; empty if it does not say."""
+        request = self._request("GET", "/")
+        try:
+            return self._read(read_service, request)
+        except (Cut, Senseless):
+            return ""
+
     def vms(self) -> tuple[Vm, ...]:
         return self._get(read_vms, "/v1/vms")
 
@@ -196,6 +205,10 @@ class Client:
 
     def tell_host(self, name: str, verb: HostVerb) -> Host:
         return self._change(read_host, "POST", _path("hosts", name, verb), {})
+
+    def remove_host(self, name: str) -> Removal:
+        """Forget a host; refused while VMs are promised there, or it answers and is in use."""
+        return self._change(read_removal, "DELETE", _path("hosts", name))
 
     def room(self, *, vcpus: int, memory_mib: int, level: Level) -> Room:
         """How many more VMs of that size and level fit."""
@@ -279,8 +292,8 @@ class Client:
         except ValueError as problem:
             raise self._senseless(request, status, str(problem)) from problem
 
-    def _senseless(self, request: Request, status: int, why: str) -> Unreachable:
-        return Unreachable(
+    def _senseless(self, request: Request, status: int, why: str) -> Senseless:
+        return Senseless(
             f"{self._address} does not answer as a scheduler would (status {status}): {why}",
             maybe_done=request.changes,
         )

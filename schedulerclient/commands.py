@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from argparse import Namespace
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -13,7 +13,8 @@ from schedulerclient.answers import Host, Removal, Vm
 from schedulerclient.client import Client, HostVerb, Power, Where
 from schedulerclient.faults import Refused, Unreachable
 from schedulerclient.outcomes import NO_CAPACITY, UNREACHABLE, UNSETTLED, refusal_code
-from schedulerclient.tables import Table
+from schedulerclient.tables import Part
+from schedulerclient.troubles import few
 from schedulerclient.views import (
     explanation_parts,
     host_parts,
@@ -22,6 +23,7 @@ from schedulerclient.views import (
     vm_in_full,
     vm_parts,
 )
+from schedulerclient.written import MOST_LISTED
 from schedulercommon.errors import UsageError
 from schedulercommon.model import VmSpec
 from schedulerprocess.options import DONE
@@ -33,7 +35,7 @@ class Shown:
 
     document: Any
     """For scripts: what the scheduler answered."""
-    parts: tuple[str | Table, ...]
+    parts: tuple[Part, ...]
     """For people."""
     code: int = DONE
     complaints: tuple[str, ...] = ()
@@ -94,14 +96,28 @@ def _removed(name: str, removal: Removal) -> str:
     return f"{name} will be removed, but is not yet{why}"
 
 
-def _status(client: Client, _: Namespace) -> Shown:
+def _status(client: Client, asked: Namespace) -> Shown:
     hosts = client.hosts()
-    return Shown(_documents(hosts), status_parts(hosts))
+    return Shown(_documents(hosts), status_parts(hosts, _promised(client, asked)))
+
+
+def _promised(client: Client, asked: Namespace) -> tuple[Vm, ...]:
+    """The VMs, for people; scripts get what they asked for."""
+    return () if asked.json else client.vms()
 
 
 def _vms(client: Client, asked: Namespace) -> Shown:
     vms = [vm for vm in client.vms() if asked.host in (None, vm.host)]
-    return Shown(_documents(vms), vm_parts(vms))
+    if asked.host is not None and not vms:
+        _check_known(asked.host, [host.name for host in client.hosts()])
+    return Shown(_documents(vms), vm_parts(vms, asked.host))
+
+
+def _check_known(name: str, hosts: list[str]) -> None:
+    """Raises Refused, as the scheduler would, unless *name* is among *hosts*."""
+    if name not in hosts:
+        there = f"known are {few(hosts)}" if hosts else "there are no hosts yet"
+        raise Refused("unknown-host", f"there is no host named {name[:80]!r}; {there}")
 
 
 def _vm(client: Client, asked: Namespace) -> Shown:
@@ -109,9 +125,9 @@ def _vm(client: Client, asked: Namespace) -> Shown:
     return Shown(vm.document, (vm_in_full(vm),))
 
 
-def _hosts(client: Client, _: Namespace) -> Shown:
+def _hosts(client: Client, asked: Namespace) -> Shown:
     hosts = client.hosts()
-    return Shown(_documents(hosts), host_parts(hosts))
+    return Shown(_documents(hosts), host_parts(hosts, _promised(client, asked)))
 
 
 def _capacity(client: Client, asked: Namespace) -> Shown:
@@ -129,8 +145,12 @@ def _resize(client: Client, asked: Namespace) -> Shown:
     if asked.cpu is None and asked.mem is None:
         raise UsageError("nothing to resize; give --cpu, --mem or both")
     resized = client.resize(asked.name, vcpus=asked.cpu, memory_mib=asked.mem)
-    effect = f"{resized.vm.name}: vCPUs {resized.vcpus}, memory {resized.memory_mib}"
-    return Shown(resized.vm.document, (effect,))
+    vm = resized.vm
+    # nothing is live in a VM that is down
+    live = "at once" if vm.state == "down" else "live"
+    words = {"live": live, "next-boot": "at its next boot"}
+    vcpus, memory = (words.get(each, each) for each in (resized.vcpus, resized.memory_mib))
+    return Shown(vm.document, (f"{vm.name}: vCPUs {vcpus}, memory {memory}",))
 
 
 def _tell_host(verb: HostVerb, client: Client, asked: Namespace) -> Shown:
@@ -144,6 +164,11 @@ def _tell_host(verb: HostVerb, client: Client, asked: Namespace) -> Shown:
 
 def _add_host(client: Client, asked: Namespace) -> Shown:
     return _host(client.add_host(asked.host_url, _each_once(asked.label)))
+
+
+def _remove_host(client: Client, asked: Namespace) -> Shown:
+    removal = client.remove_host(asked.host)
+    return Shown(dict(removal.document), (_removed(asked.host, removal),))
 
 
 def _label(client: Client, asked: Namespace) -> Shown:
@@ -164,12 +189,12 @@ def _spec(asked: Namespace, name: str) -> VmSpec:
             vcpus=asked.cpu,
             memory_mib=asked.mem,
             level=asked.oc,
-            image=asked.image,
+            image=asked.image or "",
             disk=asked.disk,
             max_vcpus=asked.max_cpu,
             max_memory_mib=asked.max_mem,
             labels=tuple(sorted(_each_once(asked.label).items())),
-            request_id=asked.request_id,
+            request_id=asked.request_id or "",
             start=not asked.no_start,
         )
     except ValueError as problem:
@@ -177,14 +202,21 @@ def _spec(asked: Namespace, name: str) -> VmSpec:
 
 
 def _where(asked: Namespace) -> Where:
+    for option in ("avoid", "affinity", "anti_affinity"):
+        _check_count(f"--{option.replace('_', '-')}", getattr(asked, option))
     return Where(
-        host=asked.host,
+        host=asked.host or "",
         avoid=tuple(asked.avoid),
         affinity=tuple(asked.affinity),
         anti_affinity=tuple(asked.anti_affinity),
-        spread=asked.spread,
-        policy=asked.policy,
+        spread=asked.spread or "",
+        policy=asked.policy or "",
     )
+
+
+def _check_count(option: str, listed: Sized) -> None:
+    if len(listed) > MOST_LISTED:
+        raise UsageError(f"{option} names {len(listed)}; it may name {MOST_LISTED}")
 
 
 def _each_once(pairs: Iterable[tuple[str, T]]) -> dict[str, T]:
@@ -193,6 +225,7 @@ def _each_once(pairs: Iterable[tuple[str, T]]) -> dict[str, T]:
         if name in labels:
             raise UsageError(f"label {name!r} is given twice; give it once")
         labels[name] = text
+    _check_count("--label", labels)
     return labels
 
 
@@ -211,6 +244,7 @@ COMMANDS: dict[str, Command] = {
     "capacity": _capacity,
     "vm-resize": _resize,
     "add-host": _add_host,
+    "remove-host": _remove_host,
     "label": _label,
     **{f"vm-{verb}": partial(_power, verb) for verb in Power},
     **{str(verb): partial(_tell_host, verb) for verb in HostVerb},

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from schedulerclient.client import DEFAULT_URL, TIMEOUT_S, Client
+from schedulerclient.faults import Refused
 from schedulerclient.transport import read_address
 from schedulercommon.errors import ConfigError, UsageError
 from schedulerprocess.settings import parse_file, read_setting
 
 _LONGEST_TOKEN_FILE = 64 * 1024
+_LOCAL = "VMStack local scheduler of "
 
 
 def make_client(
@@ -26,6 +28,20 @@ def make_client(
     else:
         file = read_setting(env, "VMSTACK_TOKEN_FILE", parse_file, None)
     return Client(url, _token(file) if file else "", timeout_s or TIMEOUT_S)
+
+
+def check_tier(client: Client) -> None:
+    """Raises Refused if a local scheduler is asked: what it is told, no cluster knows of."""
+    try:
+        service = client.service()
+    except Refused:
+        return  # what is asked will be too, in words that fit
+    if service.startswith(_LOCAL):
+        raise Refused(
+            "local-scheduler",
+            f"that is a local scheduler ({service.removeprefix(_LOCAL)}); the client wants the"
+            " global one, usually port 8100; --url or VMSTACK_URL says where it listens",
+        )
 
 
 def _said(option: str, url: str) -> str:

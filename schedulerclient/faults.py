@@ -58,6 +58,10 @@ class Cut(Unreachable):
     """The connection ended before the answer did."""
 
 
+class Senseless(Unreachable):
+    """What answers there does not do so as a scheduler would."""
+
+
 def read_refusal(document: Any) -> Refused | None:
     """The refusal *document* is; None if it is none."""
     if not isinstance(document, dict) or document.get("success") is not False:

@@ -31,6 +31,8 @@ def refusal_lines(refusal: Refused, *, with_token: bool) -> list[str]:
     sentence = str(refusal)
     if refusal.code == "unauthorized" and not with_token:
         sentence += "; name a file that holds it with --token-file or VMSTACK_TOKEN_FILE"
+    if refusal.code == "not-found":
+        sentence += "; is that the global scheduler, usually port 8100, and as new as the client?"
     said = [
         f"  {each.host}: {each.reason} ({each.code})"
         for each in refusal.attempts
@@ -43,7 +45,7 @@ def unreachable_line(problem: Unreachable, asked: Namespace) -> str:
     if problem.maybe_done:
         return f"{problem}; {unsure(asked)}"
     if asked.command == "events" and isinstance(problem, Cut):
-        return f"{problem}; ask again, with --after and the last id to miss nothing"
+        return f"{problem}; ask again"
     return f"{problem}; is it running there? --url or VMSTACK_URL says where it listens"
 
 

@@ -1,11 +1,9 @@
-"""Tables as values, and as plain aligned text for pipes and files."""
+"""What is shown, as values: sentences, and tables with what a narrow terminal may do to them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-_GAP = "  "
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +24,13 @@ class Column:
     title: str = ""
     right: bool = False
     drawn: bool = False
-    """For eyes only: left out of plain text."""
+    """For eyes only: left out of plain text, and where there is no room to spare."""
+    folds: str = ""
+    """Characters after which its cells may go on in the next line; only the last column folds."""
+    shortens: bool = False
+    """Whether its cells may lose their middle where nothing else helps."""
+    spare: int = 0
+    """Those that can be spared go where there is no room for all, the largest number first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,25 +46,12 @@ class Table:
         return any(column.title for column in self.columns)
 
 
-def plain_text(table: Table) -> str:
-    """*table* as lines whose columns are aligned, none wider than its widest cell."""
-    columns = [column for column in table.columns if not column.drawn]
-    lines = [[column.title for column in columns]] if table.titled else []
-    for row in (*table.rows, *([table.total] if table.total else [])):
-        pairs = zip(row, table.columns, strict=True)
-        lines.append([printable(text_of(cell)) for cell, column in pairs if not column.drawn])
-    widths = [max(len(cell) for cell in cells) for cells in zip(*lines, strict=True)]
-    return "\n".join(
-        _GAP.join(
-            cell.rjust(width) if column.right else cell.ljust(width)
-            for cell, width, column in zip(line, widths, columns, strict=True)
-        ).rstrip()
-        for line in lines
-    )
+Part = str | Cell | Table
+"""A sentence, one in colour, or a table."""
 
 
-def text_of(cell: str | Cell) -> str:
-    return cell if isinstance(cell, str) else cell.text
+def cell_of(text: str | Cell) -> Cell:
+    return Cell(text) if isinstance(text, str) else text
 
 
 def printable(text: str) -> str:

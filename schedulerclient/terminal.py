@@ -2,66 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from rich import box
 from rich.console import Console
-from rich.table import Table as RichTable
 from rich.text import Text
 
-from schedulerclient.tables import Cell, Row, Table, printable
+from schedulerclient.layout import GAP, Line, lines
+from schedulerclient.tables import Cell, Part, Table, cell_of, printable
 
-_ROOMY = 100  # columns; with less, bars would crowd out words
+_STYLES = {"title": "bold", "total": "bold"}
 
 
-def draw(parts: Iterable[str | Table]) -> None:
+def draw(parts: Iterable[Part]) -> None:
     """Print sentences and tables."""
     console = Console(highlight=False)
     for part in parts:
-        if isinstance(part, str):
-            console.print(Text(printable(part)), soft_wrap=True)
-        else:
-            console.print(_drawn(part if console.width >= _ROOMY else _without_bars(part)))
+        for text in _drawn(part, console.width) if isinstance(part, Table) else [_styled(part)]:
+            # the terminal breaks what is too long after all, so that it can be copied
+            console.print(text, soft_wrap=True)
 
 
-def _without_bars(table: Table) -> Table:
-    kept = [place for place, column in enumerate(table.columns) if not column.drawn]
+def line_printer() -> Callable[[list[Cell]], None]:
+    """Prints words as a line, at once."""
+    console = Console(highlight=False)
 
-    def narrowed(row: Row) -> Row:
-        return [row[place] for place in kept] if row else ()
+    def print_line(cells: list[Cell]) -> None:
+        console.print(Text(" ").join(map(_styled, cells)), soft_wrap=True)
+        console.file.flush()
 
-    columns = tuple(table.columns[place] for place in kept)
-    return Table(columns, [narrowed(row) for row in table.rows], narrowed(table.total))
-
-
-def _drawn(table: Table) -> RichTable:
-    drawn = RichTable(
-        box=box.SIMPLE_HEAD,
-        show_header=table.titled,
-        show_footer=False,
-        pad_edge=False,
-        show_edge=False,
-    )
-    for column in table.columns:
-        drawn.add_column(
-            column.title,
-            justify="right" if column.right else "left",
-            no_wrap=column.right or column.drawn,
-            overflow="fold",
-        )
-    for row in table.rows:
-        drawn.add_row(*_texts(row))
-    if table.total:
-        drawn.add_section()
-        drawn.add_row(*_texts(table.total), style="bold")
-    return drawn
+    return print_line
 
 
-def _texts(row: Row) -> list[Text]:
+def _styled(part: str | Cell) -> Text:
     # texts, not markup: a name may well have brackets
-    return [
-        Text(printable(cell.text), style=cell.style)
-        if isinstance(cell, Cell)
-        else Text(printable(cell))
-        for cell in row
-    ]
+    cell = cell_of(part)
+    return Text(printable(cell.text), style=cell.style)
+
+
+def _drawn(table: Table, width: int) -> Iterable[Text]:
+    found = lines(table, width)
+    rule = Text("─" * min(width, max((len(line.text) for line in found), default=0)), style="dim")
+    before = ""
+    for line in found:
+        if before and line.kind != before:
+            yield rule
+        before = line.kind
+        yield _line(line)
+
+
+def _line(line: Line) -> Text:
+    text = Text(style=_STYLES.get(line.kind, ""))
+    for number, cell in enumerate(line.cells):
+        text.append(GAP if number else "")
+        text.append(cell.text, style=cell.style)
+    text.rstrip()
+    return text

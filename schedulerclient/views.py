@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite
 
 from schedulerclient.answers import Amount, Explanation, Host, Room, Vm
-from schedulerclient.tables import Cell, Column, Row, Table
+from schedulerclient.tables import Cell, Column, Part, Row, Table
+from schedulerclient.troubles import STATE_STYLES, trouble_parts
 from schedulercommon.levels import Level, format_level
 
 _NOTHING = "–"
 _BAR = 12  # characters
-_COLOURS = {
-    **dict.fromkeys(("up", "placed", "running"), "green"),
-    **dict.fromkeys(("suspect", "pending", "removing", "suspended", "migrating"), "yellow"),
-    **dict.fromkeys(("down", "unknown", "lost", "error"), "red"),
-    **dict.fromkeys(("draining", "maintenance"), "cyan"),
-}
+_DIGITS = 6
 
 
-def status_parts(hosts: Sequence[Host]) -> tuple[str | Table, ...]:
+def status_parts(hosts: Sequence[Host], vms: Sequence[Vm] = ()) -> tuple[Part, ...]:
     """The whole cluster at a glance: hosts with what is used of them, levels, what is wrong."""
     if not hosts:
-        return (_NO_HOSTS,)
+        return (_NO_HOSTS, *trouble_parts(hosts, vms))
     columns = (
-        Column("HOST"),
+        Column("HOST", shortens=True),
         Column("STATE"),
         Column("CPUS", drawn=True),
         Column("CPUS USED", right=True),
@@ -31,8 +28,8 @@ def status_parts(hosts: Sequence[Host]) -> tuple[str | Table, ...]:
         Column("MEMORY", drawn=True),
         Column("GB USED", right=True),
         Column("OF", right=True),
-        Column("VMS", right=True),
-        Column("LEVELS: VCPUS ON CPUS"),
+        Column("VMS", right=True, spare=1),
+        Column("LEVELS: VCPUS ON CPUS", folds=",", spare=2),
     )
     rows = [
         (host.name, _state(host.state), *_used(host.cpus, host.memory_mib), str(host.vms),
@@ -42,57 +39,54 @@ def status_parts(hosts: Sequence[Host]) -> tuple[str | Table, ...]:
     cpus = _sum(host.cpus for host in hosts)
     memory_mib = _sum(host.memory_mib for host in hosts)
     levels = _by_level(hosts)
-    vms = sum(host.vms for host in hosts)
+    count = sum(host.vms for host in hosts)
     up = sum(host.state == "up" for host in hosts)
-    total = ("total", f"{up} of {len(hosts)} up", *_used(cpus, memory_mib), str(vms), "")
-    found: list[str | Table] = [Table(columns, rows, total)]
+    total = ("total", f"{up} of {len(hosts)} up", *_used(cpus, memory_mib), str(count), "")
+    found: list[Part] = [Table(columns, rows, total)]
     if levels:
         found.append("")
         found.append(_level_table(levels))
-    if troubles := list(_troubles(hosts)):
-        found += ["", *troubles]
-    return tuple(found)
+    return (*found, *_below(trouble_parts(hosts, vms)))
 
 
-def host_parts(hosts: Sequence[Host]) -> tuple[str | Table, ...]:
+def host_parts(hosts: Sequence[Host], vms: Sequence[Vm] = ()) -> tuple[Part, ...]:
     if not hosts:
-        return (_NO_HOSTS,)
+        return (_NO_HOSTS, *trouble_parts(hosts, vms))
     columns = (
-        Column("HOST"),
+        Column("HOST", shortens=True),
         Column("STATE"),
-        Column("URL"),
-        Column("SEEN S AGO", right=True),
-        Column("VMS", right=True),
-        Column("LABELS"),
-        Column("PROBLEM"),
+        Column("URL", spare=1),
+        Column("SEEN S AGO", right=True, spare=4),
+        Column("VMS", right=True, spare=2),
+        Column("LABELS", folds=" ", spare=3),
     )
     rows = [
         (
             host.name,
             _state(host.state),
-            host.url,
+            host.url.removeprefix("http://"),
             _NOTHING if host.seen_s_ago is None else f"{host.seen_s_ago:.1f}",
             str(host.vms),
             _labels(host.labels),
-            _problem(host),
         )
         for host in hosts
     ]
-    return (Table(columns, rows),)
+    return (Table(columns, rows), *_below(trouble_parts(hosts, vms)))
 
 
-def vm_parts(vms: Sequence[Vm]) -> tuple[str | Table, ...]:
+def vm_parts(vms: Sequence[Vm], host: str | None = None) -> tuple[Part, ...]:
+    """Those of *host*, or of all."""
     if not vms:
-        return ("there are no VMs",)
+        return ("there are no VMs" + (f" on {host}" if host else ""),)
     columns = (
-        Column("VM"),
-        Column("HOST"),
+        Column("VM", shortens=True),
+        Column("HOST", shortens=True),
         Column("STATUS"),
-        Column("STATE"),
+        Column("STATE", spare=3),
         Column("LEVEL", right=True),
-        Column("VCPUS", right=True),
-        Column("GB", right=True),
-        Column("LABELS"),
+        Column("VCPUS", right=True, spare=1),
+        Column("GB", right=True, spare=2),
+        Column("LABELS", folds=" ", spare=4),
     )
     rows = [
         (
@@ -125,18 +119,23 @@ def vm_in_full(vm: Vm) -> Table:
         ("labels", _labels(vm.labels)),
         ("owner", vm.owner),
         ("request id", vm.request_id),
-        ("pinned to", ",".join(map(str, vm.pinned_cpus or ()))),
-        ("memory nodes", ",".join(map(str, vm.memory_nodes or ()))),
+        ("pinned to", _ranges(vm.pinned_cpus or ())),
+        ("memory nodes", _ranges(vm.memory_nodes or ())),
         ("also on", ", ".join(vm.conflicts)),
         ("because", vm.reason or ""),
     ]
     told = [(title, cell) for title, cell in lines if cell not in ("", _NOTHING)]
-    return Table((Column(), Column()), told)
+    return Table((Column(), Column(folds=" ,")), told)
 
 
-def explanation_parts(explanation: Explanation) -> tuple[str | Table, ...]:
+def explanation_parts(explanation: Explanation) -> tuple[Part, ...]:
     """Hosts best first, then those left out; a tie stays in the scheduler's order."""
-    columns = (Column("HOST"), Column("SCORE", right=True), Column("REASON"))
+    columns = (
+        Column("HOST", shortens=True),
+        Column("SCORE", right=True),
+        Column("REASON", folds=" "),
+    )
+    scores = _aligned([each.score for each in explanation.hosts])
     ordered = sorted(
         explanation.hosts,
         key=lambda each: (each.score is None, each.host != explanation.host, -(each.score or 0.0)),
@@ -144,7 +143,7 @@ def explanation_parts(explanation: Explanation) -> tuple[str | Table, ...]:
     rows: list[Row] = [
         (
             Cell(each.host, "bold green" if each.host == explanation.host else ""),
-            _NOTHING if each.score is None else f"{each.score:.6g}",
+            _NOTHING if each.score is None else scores[each.score],
             each.reason or "",
         )
         for each in ordered
@@ -154,9 +153,15 @@ def explanation_parts(explanation: Explanation) -> tuple[str | Table, ...]:
     return (Table(columns, rows), "", where) if rows else (where,)
 
 
-def room_parts(room: Room) -> tuple[str | Table, ...]:
+def room_parts(room: Room) -> tuple[Part, ...]:
     rows = [(host, str(fits)) for host, fits in room.hosts.items()]
     return (Table((Column("HOST"), Column("FITS", right=True)), rows, ("total", str(room.total))),)
+
+
+def _below(parts: Iterable[Part]) -> tuple[Part, ...]:
+    """*parts* after an empty line; nothing if there are none."""
+    found = tuple(parts)
+    return ("", *found) if found else ()
 
 
 _NO_HOSTS = "there are no hosts yet; add one with: python -m schedulerclient add-host URL"
@@ -210,23 +215,8 @@ def _levels(levels: Mapping[Level, tuple[int, int]]) -> str:
     )
 
 
-def _troubles(hosts: Iterable[Host]) -> Iterable[str]:
-    for host in hosts:
-        if problem := _problem(host):
-            yield f"{host.name} is {host.state}: {problem}"
-
-
-def _problem(host: Host) -> str:
-    told = [host.problem] if host.problem else []
-    if host.fenced:
-        told.append("fenced")
-    if host.conflicts:
-        told.append(f"has VMs promised elsewhere or nowhere: {', '.join(host.conflicts)}")
-    return "; ".join(told)
-
-
 def _state(state: str | None) -> Cell | str:
-    return Cell(state, _COLOURS.get(state, "")) if state else _NOTHING
+    return Cell(state, STATE_STYLES.get(state, "")) if state else _NOTHING
 
 
 def _level(level: Level | None) -> str:
@@ -243,6 +233,32 @@ def _gb(mib: int) -> str:
 
 def _exact_gb(mib: int | None) -> str:
     return _NOTHING if mib is None else f"{mib / 1024:.3f}".rstrip("0").rstrip(".")
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """``2-127,130`` for all from 2 to 127 and 130."""
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1] = [runs[-1][0], number]
+        else:
+            runs.append([number])
+    return ",".join("-".join(map(str, run)) for run in runs)
+
+
+def _aligned(scores: Iterable[float | None]) -> dict[float, str]:
+    """Each score with as many decimals as the others: six digits of the largest, fewer if all
+    the rest are zeros."""
+    known = {score for score in scores if score is not None}
+    finite = [abs(score) for score in known if isfinite(score)]
+    largest = max(finite, default=0.0)
+    whole = len(f"{largest:.0f}")
+    if whole > _DIGITS or 0 < largest < 1e-4:
+        return {score: f"{score:.{_DIGITS - 1}e}" for score in known}
+    decimals = _DIGITS - whole if largest >= 1 else _DIGITS
+    while decimals > 0 and all(f"{score:.{decimals}f}"[-1] == "0" for score in finite):
+        decimals -= 1
+    return {score: f"{score:.{decimals}f}" for score in known}
 
 
 def _labels(labels: Mapping[str, str]) -> str:

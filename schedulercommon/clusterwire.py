@@ -13,25 +13,35 @@ from schedulercommon.wire import (
     DeployRequest,
     Labels,
     LevelOut,
-    Name,
+    absent,
 )
 
 SELECTOR_PATTERN = (
     r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,62}"
     r"|[A-Za-z0-9][A-Za-z0-9_./-]{0,62}=[^\x00-\x1f\x7f]{0,253})$"
 )
+HOST_PATTERN = r"^[A-Za-z0-9_.:\[\]-]{1,255}$"
 URL_PATTERN = r"^[!-~]{1,300}$"
 MOST_SELECTORS = 64
 
 Selector = Annotated[str, Field(strict=True, pattern=SELECTOR_PATTERN)]
+HostName = Annotated[
+    str,
+    Field(
+        strict=True,
+        pattern=HOST_PATTERN,
+        description="the name of a host, which for an older one is its address and port",
+    ),
+]
 _SELECTORS = "names of VMs, or labels written key=value"
 
 
 class PlaceRequest(DeployRequest):
     """A VM to place in the cluster, and where it may go."""
 
+    host: HostName = absent("")
     avoid: Annotated[
-        list[Name],
+        list[HostName],
         Field(max_length=MOST_SELECTORS, description="names of hosts it must not go to"),
     ] = Field(default_factory=list)
     affinity: Annotated[

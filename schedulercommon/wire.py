@@ -137,7 +137,7 @@ def _without_default(schema: dict[str, Any]) -> None:
     schema.pop("default", None)
 
 
-def _absent(stand_in: Any) -> Any:
+def absent(stand_in: Any) -> Any:
     """A field that may be left out; *stand_in* is what the code sees then, and nobody else."""
     return Field(default=stand_in, json_schema_extra=_without_default)
 
@@ -162,12 +162,12 @@ class DeployRequest(_Request):
         Field(description="'overlay' (a disk of its own on the image) or 'in-place' (the image)"),
     ] = "overlay"
     start: Switch = True
-    request_id: RequestId = _absent("")
-    host: Name = _absent("")
-    policy: Name = _absent("")
+    request_id: RequestId = absent("")
+    host: Name = absent("")
+    policy: Name = absent("")
     labels: Labels = Field(default_factory=dict)
-    max_vcpus: Vcpus = _absent(0)
-    max_memory_mib: MemoryMib = _absent(0)
+    max_vcpus: Vcpus = absent(0)
+    max_memory_mib: MemoryMib = absent(0)
 
     def spec(self) -> VmSpec:
         """The VM asked for; raises BadRequest for an impossible combination."""
@@ -199,8 +199,8 @@ class ResizeRequest(_Request):
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
-    vcpus: Vcpus = _absent(0)
-    memory_mib: MemoryMib = _absent(0)
+    vcpus: Vcpus = absent(0)
+    memory_mib: MemoryMib = absent(0)
 
     def sizes(self) -> tuple[int | None, int | None]:
         """vCPUs and MiB, None for what stays; raises BadRequest if both do."""

@@ -2,6 +2,8 @@
 
 The store comes first: memory follows what it acknowledged. Whoever changes a promise holds the
 name's turn, so that a deploy, a removal, a settlement and a poll never work on one VM at once.
+Changes are counted, so that what a host was asked for can be told to be older than one: clocks
+may be set back.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-from schedulerglobal.core.promises import NEXT, Promise, Status
+from schedulerglobal.core.labels import Label, LabelIndex
+from schedulerglobal.core.promises import NEXT, Promise, Status, as_found
 from schedulerglobal.ports import Change, HostRecord, PutPromise, Store
 
 _NOTHING: frozenset[str] = frozenset()
@@ -27,11 +30,16 @@ class Book:
         """Since the epoch."""
         self._promises: dict[str, Promise] = {}
         self._of_host: dict[str, dict[str, None]] = {}
-        self._of_label: dict[tuple[str, str], dict[str, None]] = {}
+        self._labels = LabelIndex()
+        self._intended: dict[str, Promise] = {}
+        self._renamed: dict[str, str] = {}
+        """Names hosts had, and have now, for those who began before."""
+        self._changes = 0
+        self._changed: dict[str, int] = {}
         self._seen: dict[str, frozenset[str]] = {}
         self._seen_on: dict[str, dict[str, None]] = {}
-        self._taken_away: dict[str, dict[str, float]] = {}
-        """By host, names removed there since it was looked at, and when."""
+        self._taken_away: dict[str, dict[str, int]] = {}
+        """By host, names removed there since it was looked at, and at which change."""
         self._turns: dict[str, _Turn] = {}
 
     async def open(self) -> tuple[HostRecord, ...]:
@@ -41,9 +49,7 @@ class Book:
         """
         contents = await self._store.open()
         for promise in contents.promises:
-            if promise.status is Status.PENDING:
-                promise = replace(promise, status=Status.UNKNOWN, settled=False)
-            self._keep(promise)
+            self._keep(as_found(promise))
         return contents.hosts
 
     async def close(self) -> None:
@@ -64,8 +70,39 @@ class Book:
     def count_of_host(self, host: str) -> int:
         return len(self._of_host.get(host, ()))
 
-    def of_label(self, key: str, value: str) -> list[Promise]:
-        return [self._promises[name] for name in self._of_label.get((key, value), ())]
+    def hosts_of(self, labels: tuple[Label, ...]) -> Mapping[str, int]:
+        """How many VMs that have all of *labels* each host has, those about to be tried there too;
+        without labels, all VMs."""
+        if labels:
+            return self._labels.hosts_of_all(labels)
+        counts = {host: len(names) for host, names in self._of_host.items()}
+        for promise in self._intended.values():
+            if not self._stands(promise):
+                counts[promise.host] = counts.get(promise.host, 0) + 1
+        return counts
+
+    def intend(self, promise: Promise) -> None:
+        """*promise* is about to be written down: who chooses a host now is to know of it."""
+        self._intended[promise.name] = promise
+        self._labels.add(promise)
+
+    def drop_intent(self, promise: Promise) -> None:
+        """It was written down, or came to nothing."""
+        if self._intended.pop(promise.name, None) is not None and not self._stands(promise):
+            self._labels.discard(promise)
+
+    def _stands(self, promise: Promise) -> bool:
+        there = self._promises.get(promise.name)
+        return there is not None and there.host == promise.host
+
+    @property
+    def changes(self) -> int:
+        """How many changes there were."""
+        return self._changes
+
+    def changed_after(self, name: str, changes: int) -> bool:
+        """Whether the promise of *name* changed since there were so many *changes*."""
+        return self._changed.get(name, 0) > changes
 
     def seen(self, host: str) -> frozenset[str]:
         """The names *host* was last seen to have."""
@@ -83,17 +120,19 @@ class Book:
 
     def take_away(self, host: str, name: str) -> None:
         """*host* has *name* no longer, whatever a look begun before now says."""
-        self._taken_away.setdefault(host, {})[name] = self._now_s()
+        self._changes += 1
+        self._taken_away.setdefault(host, {})[name] = self._changes
         seen = self.seen(host)
         if name in seen:
             self.see(host, seen - {name})
 
-    def left_of(self, host: str, names: frozenset[str], begun_s: float) -> frozenset[str]:
-        """Of *names*, which *host* was asked for at *begun_s*, those not removed since."""
+    def left_of(self, host: str, names: frozenset[str], changes: int) -> frozenset[str]:
+        """Of *names*, which *host* was asked for after so many *changes*, those not removed
+        since."""
         removed = self._taken_away.pop(host, None)
         if not removed:
             return names
-        later = {name: at_s for name, at_s in removed.items() if at_s >= begun_s}
+        later = {name: change for name, change in removed.items() if change > changes}
         if not later:
             return names
         self._taken_away[host] = later
@@ -129,6 +168,7 @@ class Book:
 
     def renamed(self, old: str, new: str) -> None:
         """The host called *old* is called *new*; the store knows already."""
+        self._renamed[old] = new
         for promise in self.of_host(old):
             self._keep(replace(promise, host=new))
         names = self._seen.get(old, _NOTHING)
@@ -140,7 +180,7 @@ class Book:
 
         Raises NameTaken or StoreUnavailable, and nothing has changed.
         """
-        promise = replace(promise, **changes, changed_s=self._now_s())
+        promise = self._placed_anew(replace(promise, **changes, changed_s=self._now_s()))
         before = self._promises.get(promise.name)
         assert before is None or before.key != promise.key or promise.status in NEXT[before.status]
         await self._store.write(PutPromise(promise), *more)
@@ -150,7 +190,7 @@ class Book:
     async def put_all(self, promises: Iterable[Promise], *more: Change) -> None:
         """Write all of *promises* with the time, and *more*, or nothing."""
         now_s = self._now_s()
-        written = [replace(promise, changed_s=now_s) for promise in promises]
+        written = [self._placed_anew(replace(promise, changed_s=now_s)) for promise in promises]
         await self._store.write(*map(PutPromise, written), *more)
         for promise in written:
             self._keep(promise)
@@ -161,8 +201,14 @@ class Book:
 
     def believe(self, promise: Promise) -> Promise:
         """Take *promise* for true though the store could not be told; it is when it is settled."""
+        promise = self._placed_anew(promise)
         self._keep(promise)
         return promise
+
+    def _placed_anew(self, promise: Promise) -> Promise:
+        """*promise* with its host's name of today."""
+        host = self._renamed.get(promise.host)
+        return promise if host is None else replace(promise, host=host)
 
     def busy(self, name: str) -> bool:
         """Whether somebody has the turn of *name*."""
@@ -185,20 +231,19 @@ class Book:
 
     def _keep(self, promise: Promise) -> None:
         name = promise.name
+        self._changes += 1
         before = self._promises.get(name)
         if before is not None:
-            if before.host != promise.host or promise.status is Status.GONE:
-                _drop(self._of_host, before.host, name)
-            if before.spec.labels != promise.spec.labels or promise.status is Status.GONE:
-                for label in before.spec.labels:
-                    _drop(self._of_label, label, name)
+            _drop(self._of_host, before.host, name)
+            self._labels.discard(before)
         if promise.status is Status.GONE:
             self._promises.pop(name, None)
+            self._changed.pop(name, None)
             return
+        self._changed[name] = self._changes
         self._promises[name] = promise
         self._of_host.setdefault(promise.host, {})[name] = None
-        for label in promise.spec.labels:
-            self._of_label.setdefault(label, {})[name] = None
+        self._labels.add(promise)
 
 
 class _Turn:

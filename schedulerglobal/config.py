@@ -68,8 +68,9 @@ class GlobalSettings:
 
 
 def parse_urls(text: str) -> tuple[str, ...]:
-    """Addresses parted by commas; raises ValueError for a bad one or one given twice."""
-    urls = [parse_url(part.strip()) for part in text.split(",") if part.strip()]
+    """Addresses parted by commas, or nothing; raises ValueError for a bad one, one that is missing
+    between commas, or one given twice."""
+    urls = [parse_url(part.strip()) for part in text.split(",")] if text.strip() else []
     for number, url in enumerate(urls):
         if url in urls[:number]:
             raise ValueError(f"{url} is given twice; give it once")

@@ -15,10 +15,12 @@ from typing import Any
 from schedulercommon.errors import UnknownHost
 from schedulerglobal.core.health import DOWN_AFTER, Health, HostState, Wanted, health, shown_state
 from schedulerglobal.core.view import ClusterView, Shape
-from schedulerglobal.ports import HostRecord, Report
+from schedulerglobal.ports import HostRecord, Report, Site
 
 DOUBT_S = 60.0
 """How long a host that refused what its status has room for is left alone, unless that moves."""
+MANY_CALLS = 32
+"""Changes asked of one host at once above which others are preferred: it makes one at a time."""
 UNSURE_REFUSALS = 3
 UNSURE_DOUBT_S = 10.0
 """The same for one that refused several in a row without saying for what reason."""
@@ -26,6 +28,8 @@ UNSURE_DOUBT_S = 10.0
 
 @dataclass(slots=True)
 class _Reservation:
+    name: str
+    """Of the VM."""
     shape: Shape
     held_s: float | None = None
     """When the host said it has it."""
@@ -40,6 +44,9 @@ class Host:
     report: Report | None = None
     """The newest; None until it answered."""
     missed: int = 0
+    """Polls in a row."""
+    missed_s: float = 0.0
+    """When the last of them was."""
     seen_s: float | None = None
     """When it last answered, by the monotonic clock."""
     problem: str = ""
@@ -49,8 +56,12 @@ class Host:
     refusals: int = 0
     """In a row, of what its status has room for."""
     doubted_until_s: float = 0.0
+    calls: int = 0
+    """Changes it is being asked for."""
     slow: int = 0
-    """Calls that are taking long, or whose outcome is unknown."""
+    """Those of them that are taking long, or were given up a moment ago."""
+    held_back: bool = False
+    """Nothing new is to go there for the moment."""
     look_anew: bool = False
     """Ask for everything next time, moved or not."""
     reserved: dict[str, _Reservation] = field(default_factory=dict)
@@ -66,6 +77,10 @@ class Host:
     @property
     def typed(self) -> bool:
         return self.report is not None and self.report.typed
+
+    @property
+    def site(self) -> Site:
+        return Site(self.url, self.name, self.typed)
 
     @property
     def health(self) -> Health:
@@ -115,9 +130,12 @@ class Fleet:
         self._now_s = now_s
         """Monotonic."""
         self.addresses: dict[str, Address] = {}
+        self.slow = 0
+        """Calls of all hosts that are taking long."""
         self._hosts: dict[str, Host] = {}
         self._by_row: dict[int, Host] = {}
         self._in_order: list[Host] = []
+        self._dropped: set[int] = set()
 
     def __iter__(self) -> Iterator[Host]:
         """By row, which is the order of the list of hosts."""
@@ -139,7 +157,7 @@ class Fleet:
     def expect(self, url: str, host: Host | None = None, **about: Any) -> Address:
         """The address *url*, from now on one to poll; *host* is who answered there before."""
         address = self.addresses[url] = Address(url, host, **about)
-        if host is None and address.label not in self.view.rows:
+        if host is None and not address.added and address.label not in self.view.rows:
             address.row = self.view.add(address.label)
         return address
 
@@ -166,6 +184,7 @@ class Fleet:
         host = Host(record, row)
         self._hosts[record.name] = host
         self._by_row[host.row] = host
+        self._dropped.discard(host.row)
         insort(self._in_order, host, key=lambda each: each.row)
         self.refresh(host)
         return host
@@ -178,6 +197,30 @@ class Fleet:
             self._hosts[record.name] = host
             self.view.rename(host.row, record.name)
         host.record = record
+        self.refresh(host)
+
+    def knows(self, name: str) -> bool:
+        """Whether *name* is a host's, or an address's that is waited for."""
+        return name in self._hosts or any(
+            each.row is not None and each.label == name for each in self.addresses.values()
+        )
+
+    def drop(self, host: Host) -> None:
+        """There is no such host any more; its row stays, closed, should it come back."""
+        address = self.addresses.get(host.url)
+        if address is not None and address.host is host:
+            address.host = None
+            if address.added:
+                self.forget(address)
+        self.view.set_open(host.row, False)
+        self._dropped.add(host.row)
+        del self._hosts[host.name]
+        del self._by_row[host.row]
+        self._in_order.remove(host)
+
+    def hold_back(self, host: Host, is_held_back: bool) -> None:
+        """Let nothing new go to *host* for a moment, or let it again."""
+        host.held_back = is_held_back
         self.refresh(host)
 
     def away(self, host: Host, problem: str) -> None:
@@ -200,7 +243,8 @@ class Fleet:
         known = [
             key
             for key, each in host.reserved.items()
-            if each.held_s is not None and each.held_s < begun_s
+            if (each.held_s is not None and each.held_s < begun_s)
+            or (report is not None and each.name in report.names)
         ]
         for key in known:
             del host.reserved[key]
@@ -208,9 +252,13 @@ class Fleet:
             self._recount(host)
         self.refresh(host)
 
-    def missed(self, host: Host, problem: str) -> None:
-        """*host* did not answer a poll."""
-        host.missed += 1
+    def missed(self, host: Host, problem: str, apart_s: float) -> None:
+        """*host* did not answer a poll; one that comes within *apart_s* of the last that was missed
+        says nothing new."""
+        now_s = self._now_s()
+        if not host.missed or now_s - host.missed_s >= apart_s:
+            host.missed += 1
+            host.missed_s = now_s
         host.problem = problem
         self.refresh(host)
 
@@ -224,19 +272,21 @@ class Fleet:
         """*host* refused what its status has room for; unless *sure*, perhaps for another reason,
         which a few times in a row may mean."""
         host.refusals += 1
-        if sure:
-            host.doubted_until_s = self._now_s() + DOUBT_S
-        elif host.refusals >= UNSURE_REFUSALS:
-            host.doubted_until_s = self._now_s() + UNSURE_DOUBT_S
+        if sure or host.refusals >= UNSURE_REFUSALS:
+            host.doubted_until_s = self._now_s() + (DOUBT_S if sure else UNSURE_DOUBT_S)
         self.refresh(host)
 
-    def hesitate(self, host: Host, by: int) -> None:
-        """Prefer others as long as *host* has calls that take long; *by* is 1 or -1."""
-        host.slow += by
-        self.view.set_preferred(host.row, not host.slow)
+    def busy(self, host: Host, *, calls: int = 0, slow: int = 0) -> None:
+        """So many more (or fewer) changes are asked of *host*, or take long there; others are
+        preferred while they do, or while there are many."""
+        host.calls += calls
+        host.slow += slow
+        self.slow += slow
+        self.view.set_preferred(host.row, not host.slow and host.calls < MANY_CALLS)
 
-    def reserve(self, host: Host, key: str, shape: Shape) -> None:
-        host.reserved[key] = _Reservation(shape)
+    def reserve(self, host: Host, key: str, name: str, shape: Shape) -> None:
+        """Count the VM called *name* on *host*, which is about to be asked for it under *key*."""
+        host.reserved[key] = _Reservation(name, shape)
         self.view.reserve(host.row, shape)
 
     def hold(self, host: Host, key: str) -> None:
@@ -257,6 +307,8 @@ class Fleet:
     def closed(self, host: Host) -> str:
         """Why nothing new goes to *host*, as a clause about it; empty if it may."""
         record = host.record
+        if host.held_back:
+            return "is about to be fenced"
         if record.wanted is Wanted.MAINTENANCE:
             return "is in maintenance"
         if host.report is None:
@@ -274,7 +326,8 @@ class Fleet:
     @property
     def reasons(self) -> Mapping[int, str]:
         """Why each closed host is, by row."""
-        reasons = {host.row: reason for host in self if (reason := self.closed(host))}
+        reasons = dict.fromkeys(self._dropped, "is forgotten")
+        reasons |= {host.row: reason for host in self if (reason := self.closed(host))}
         for address in self.addresses.values():
             if address.row is not None:
                 problem = f" ({address.problem})" if address.problem else ""
@@ -283,7 +336,7 @@ class Fleet:
 
     @property
     def anyone_up(self) -> bool:
-        return any(host.health is Health.UP and not host.refusing for host in self)
+        return any(host.state is HostState.UP and not host.refusing for host in self)
 
     def _recount(self, host: Host) -> None:
         if host.report is not None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from schedulercommon.errors import BadRequest
 from schedulercommon.model import VmSpec
 from schedulerglobal.book import Book
-from schedulerglobal.core.promises import Promise
 from schedulerglobal.core.wishes import Wishes
 from schedulerglobal.fleet import Fleet
 
@@ -46,10 +45,12 @@ def resolved(order: Order, spec: VmSpec, fleet: Fleet, book: Book) -> Wishes | N
     for name in order.avoid:
         refused[fleet.named(name).row] = "is to be avoided"
     for selector in order.anti_affinity:
-        for promise in _selected(selector, book):
-            _rule_out(refused, fleet, promise.host, f"has {promise.name}, to keep away from")
+        for name in _hosts_of(selector, book):
+            apart = fleet.find(name)
+            if apart is not None:
+                refused.setdefault(apart.row, f"has {selector}, to keep away from")
     for selector in order.affinity:
-        together = {promise.host for promise in _selected(selector, book)}
+        together = _hosts_of(selector, book)
         if not together:
             continue  # the first of its group may go anywhere
         for host in fleet:
@@ -62,22 +63,18 @@ def resolved(order: Order, spec: VmSpec, fleet: Fleet, book: Book) -> Wishes | N
     return Wishes(only=only, refused=refused, tiers=_tiers(order, spec, fleet, book))
 
 
-def _rule_out(refused: dict[int, str], fleet: Fleet, name: str, reason: str) -> None:
-    host = fleet.find(name)
-    if host is not None:
-        refused.setdefault(host.row, reason)
-
-
-def _selected(selector: str, book: Book) -> list[Promise]:
+def _hosts_of(selector: str, book: Book) -> Collection[str]:
+    """Hosts of the VMs meant; one that was only found counts too."""
     key, is_label, value = selector.partition("=")
     if is_label:
-        return book.of_label(key, value)
+        return book.hosts_of(((key, value),))
     promise = book.find(selector)
-    if promise is None:
+    hosts = [promise.host] if promise is not None else book.seen_on(selector)
+    if not hosts:
         raise BadRequest(
             f"{selector!r} is no VM of the cluster; name one of /v1/vms, or a label as key=value"
         )
-    return [promise]
+    return hosts
 
 
 def _tiers(order: Order, spec: VmSpec, fleet: Fleet, book: Book) -> dict[int, int] | None:
@@ -90,23 +87,10 @@ def _tiers(order: Order, spec: VmSpec, fleet: Fleet, book: Book) -> dict[int, in
         if order.spread in host.record.labels
     }
     counts = dict.fromkeys(values.values(), 0)
-    for promise in _alike(spec, book):
-        value = values.get(promise.host)
-        if value is not None:
-            counts[value] += 1
+    for name, vms in book.hosts_of(spec.labels).items():
+        if name in values:
+            counts[values[name]] += vms
     return {fleet.named(name).row: counts[value] for name, value in values.items()}
-
-
-def _alike(spec: VmSpec, book: Book) -> Iterable[Promise]:
-    """The VMs that have all labels *spec* has."""
-    if not spec.labels:
-        return book
-    first, *others = spec.labels
-    return [
-        promise
-        for promise in book.of_label(*first)
-        if all(label in promise.spec.labels for label in others)
-    ]
 
 
 def _needs_new(spec: VmSpec) -> str:

@@ -28,14 +28,16 @@ from schedulerglobal.calls import PUBLISHED, HostCalls
 from schedulerglobal.core.outcomes import Meaning, Outcome
 from schedulerglobal.core.policies import Policy, parse_policy
 from schedulerglobal.core.promises import Promise, Status
-from schedulerglobal.core.ranking import Ranker, Verdict, Wishes
-from schedulerglobal.core.view import Shape
+from schedulerglobal.core.ranking import Ranker, Verdict
+from schedulerglobal.core.view import Shape, shape_of
 from schedulerglobal.fleet import Fleet, Host
 from schedulerglobal.orders import Order, resolved
 from schedulerglobal.settling import Settler
 from schedulerprocess.events import EventLog
 
 MOST_HOSTS = 3
+UNKNOWN = {"outcome": "unknown"}
+"""What a refusal tells programs beside, if what was asked may be done all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,7 @@ class Placer:
         flight = _Flight(spec, asyncio.get_running_loop().create_future())
         self._flights[spec.name] = flight
         answer = HostUnreachable("the deploy was interrupted; repeat the same request")
+        answer.details = UNKNOWN
         try:
             async with self._book.turn(spec.name):
                 answer = await self._deploy(spec, order)
@@ -125,13 +128,20 @@ class Placer:
         return answer
 
     def explain(self, spec: VmSpec, order: Order) -> tuple[Policy, str | None, list[Verdict]]:
-        """The policy, the host *spec* would be tried on first, and what every host was found."""
+        """The policy, the host *spec* would be tried on first, and what every host was found.
+
+        Raises NameTaken as a deploy would.
+        """
         policy = self._chosen(order)
+        there = self._book.find(spec.name)
+        if there is not None and not same_request(there.spec, spec):
+            raise NameTaken(spec.name)
         wishes = resolved(order, spec, self._fleet, self._book)
-        shape = _shape(spec)
+        shape = shape_of(spec)
         row = self._ranker.best(shape, policy, wishes)
         host = None if row is None else self._fleet.of_row(row).name
-        return policy, host, self._ranker.explain(shape, policy, wishes, self._fleet.reasons)
+        verdicts = self._ranker.explain(shape, policy, wishes, self._fleet.reasons)
+        return policy, host, [each for each in verdicts if self._fleet.knows(each.host)]
 
     async def _deploy(self, spec: VmSpec, order: Order) -> Placement:
         policy = self._chosen(order)
@@ -140,13 +150,17 @@ class Placer:
             there = await self._repeated(there, spec)
             if there is not None:
                 return Placement(there, created=False)
-        elif hosts := self._book.seen_on(spec.name):
+        if hosts := self._book.seen_on(spec.name):
             raise _taken(spec.name, f"it was found on host {hosts[0]}")
-        wishes = resolved(order, spec, self._fleet, self._book)
         promise = Promise(
-            key=self._fresh_id(), spec=spec, host="", status=Status.PENDING, attempt=""
+            key=self._fresh_id(),
+            spec=spec,
+            host="",
+            status=Status.PENDING,
+            attempt="",
+            settled=False,
         )
-        return await self._try_hosts(promise, policy, wishes)
+        return await self._try_hosts(promise, policy, order)
 
     async def _repeated(self, there: Promise, spec: VmSpec) -> Promise | None:
         """The promise that answers *spec* already; None if it may be tried anew."""
@@ -169,47 +183,70 @@ class Placer:
                 raise _unknown(there)
         return there
 
-    async def _try_hosts(
-        self, promise: Promise, policy: Policy, wishes: Wishes | None
-    ) -> Placement:
-        shape = _shape(promise.spec)
+    async def _try_hosts(self, promise: Promise, policy: Policy, order: Order) -> Placement:
+        shape = shape_of(promise.spec)
         tried: dict[int, Attempt] = {}
         while len(tried) < MOST_HOSTS:
-            row = self._ranker.best(shape, policy, wishes, tried)
-            if row is None:
-                # what was removed a moment ago may have left room that no poll has seen yet
-                await self._caught_up()
-                row = self._ranker.best(shape, policy, wishes, tried)
-            if row is None:
-                break
-            host = self._fleet.of_row(row)
-            promise = replace(promise, host=host.name, attempt=self._attempt_id(host))
-            self._fleet.reserve(host, promise.attempt, shape)
-            self._ranker.placed(policy, row)
             try:
-                promise = await self._book.put(promise)
-            except RefusedError as problem:
-                self._fleet.release(host, promise.attempt)
-                if isinstance(problem, StoreUnavailable):
-                    await self._abandon(promise, tried)
+                host = await self._choose(promise.spec, shape, policy, order, tried)
+                if host is None:
+                    break
+                promise = await self._begin(promise, host, shape)
+            except RefusedError:
+                # what was asked before has refused, so that nobody has it
+                await self._abandon(promise, tried)
                 raise
             outcome = await self._calls.deploy(host, promise.spec, promise.attempt)
             if outcome.meaning is Meaning.UNKNOWN:
-                outcome, promise = await self._doubtful(host, promise, outcome)
+                outcome = await self._settled(host, promise, outcome)
             if outcome.meaning is Meaning.DONE:
                 return await self._commit(host, promise, outcome)
             self._fleet.release(host, promise.attempt)
-            tried[row] = Attempt(host.name, outcome.code, outcome.reason)
+            tried[host.row] = Attempt(host.name, outcome.code, outcome.reason)
             if outcome.meaning is Meaning.REFUSED:
                 await self._abandon(promise, tried)
                 raise HostRefused(host.name, outcome.code, outcome.reason)
         await self._abandon(promise, tried)
-        raise self._refusal(shape, wishes, list(tried.values()))
+        raise self._refusal(promise.spec, shape, order, list(tried.values()))
+
+    async def _choose(
+        self,
+        spec: VmSpec,
+        shape: Shape,
+        policy: Policy,
+        order: Order,
+        tried: Mapping[int, Attempt],
+    ) -> Host | None:
+        """The host to try; nothing is awaited between the choice and the return."""
+        wishes = resolved(order, spec, self._fleet, self._book)
+        row = self._ranker.best(shape, policy, wishes, tried)
+        if row is None:
+            # what was removed a moment ago may have left room that no poll has seen yet
+            await self._caught_up()
+            wishes = resolved(order, spec, self._fleet, self._book)
+            row = self._ranker.best(shape, policy, wishes, tried)
+        if row is None:
+            return None
+        self._ranker.placed(policy, row)
+        return self._fleet.of_row(row)
+
+    async def _begin(self, promise: Promise, host: Host, shape: Shape) -> Promise:
+        """*promise*, written down as being tried on *host*, whose room is reserved."""
+        trying = replace(promise, host=host.name, attempt=self._attempt_id(host))
+        self._fleet.reserve(host, trying.attempt, trying.name, shape)
+        self._book.intend(trying)
+        try:
+            return await self._book.put(trying)
+        except RefusedError:
+            self._fleet.release(host, trying.attempt)
+            raise
+        finally:
+            self._book.drop_intent(trying)
 
     async def _commit(self, host: Host, promise: Promise, outcome: Outcome) -> Placement:
         self._fleet.hold(host, promise.attempt)
         try:
-            placed = await self._book.put(promise, status=Status.PLACED)
+            placed = await self._book.put(promise, status=Status.PLACED, settled=True)
         except StoreUnavailable as problem:
             self._leave_unknown(promise, str(problem))
             raise StoreUnavailable(
@@ -219,48 +256,51 @@ class Placer:
         self._events.record("deployed", vm=placed.name, host=host.name, id=placed.attempt)
         return Placement(placed, created=True, said=outcome.document)
 
-    async def _doubtful(
-        self, host: Host, promise: Promise, outcome: Outcome
-    ) -> tuple[Outcome, Promise]:
+    async def _settled(self, host: Host, promise: Promise, outcome: Outcome) -> Outcome:
         """An outcome nobody knows, settled at once if the host can tell; raises HostUnreachable
         if it cannot, and the promise stays unknown until it can."""
         there = await self._calls.settle(host, promise) if host.typed else None
         if there is not None:
             if there:
-                return Outcome(Meaning.DONE), promise
-            return Outcome(Meaning.ELSEWHERE, "host-unreachable", outcome.reason), promise
-        self._leave_unknown(promise, outcome.reason)
+                return Outcome(Meaning.DONE)
+            return Outcome(Meaning.ELSEWHERE, "host-unreachable", outcome.reason)
+        promise = self._leave_unknown(promise, outcome.reason)
         # failing that it is written down as pending, which the next start takes for unknown
         with suppress(StoreUnavailable):
-            promise = await self._book.put(
-                promise, status=Status.UNKNOWN, settled=False, reason=outcome.reason
-            )
+            promise = await self._book.put(promise)
         self._events.record(
             "unknown", vm=promise.name, host=host.name, reason=outcome.reason, id=promise.attempt
         )
         raise _unknown(promise)
 
     async def _abandon(self, promise: Promise, tried: Mapping[int, Attempt]) -> None:
-        """Nobody has it: free the name."""
+        """Nobody has it: free the name, now or when the store takes it."""
         if not tried:
             return
         try:
-            await self._book.put(promise, status=Status.GONE)
+            await self._book.put(promise, status=Status.GONE, settled=True)
         except StoreUnavailable as problem:
-            self._leave_unknown(promise, str(problem))
+            self._leave_unknown(promise, str(problem), settled=True)
 
-    def _leave_unknown(self, promise: Promise, reason: str) -> None:
-        self._book.believe(replace(promise, status=Status.UNKNOWN, settled=False, reason=reason))
+    def _leave_unknown(self, promise: Promise, reason: str, *, settled: bool = False) -> Promise:
+        """*settled* if nobody has it, which only could not be written down."""
         self._settler.pursue(promise.name)
+        return self._book.believe(
+            replace(promise, status=Status.UNKNOWN, settled=settled, reason=reason)
+        )
 
-    def _refusal(self, shape: Shape, wishes: Wishes | None, tried: list[Attempt]) -> RefusedError:
+    def _refusal(
+        self, spec: VmSpec, shape: Shape, order: Order, tried: list[Attempt]
+    ) -> RefusedError:
         if not tried:
             if not self._fleet.anyone_up:
                 return HostUnreachable(
                     "no host is up; look at /v1/hosts, and repeat the request when one is"
                 )
+            wishes = resolved(order, spec, self._fleet, self._book)
             why = self._ranker.why_none(shape, wishes, self._fleet.reasons)
-            return NoCapacity(f"{why}; ask for less, try later or add hosts")
+            mend = "leave the host to us" if order.host else "ask for less, try later or add hosts"
+            return NoCapacity(f"{why}; {mend}")
         last = tried[-1]
         codes = [each.code for each in tried]
         code = "no-capacity" if "no-capacity" in codes else last.code
@@ -290,10 +330,6 @@ class Placer:
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
 
 
-def _shape(spec: VmSpec) -> Shape:
-    return Shape(spec.vcpus, spec.max_memory_mib, spec.runs_at)
-
-
 def _taken(name: str, why: str) -> NameTaken:
     return NameTaken(name, f"the name {name!r} is taken: {why}; choose another one")
 
@@ -303,5 +339,5 @@ def _unknown(promise: Promise) -> HostUnreachable:
         f"outcome unknown, repeat the same request: host {promise.host} did not say what became"
         f" of {promise.name!r} ({promise.reason or 'it cannot be reached'})"
     )
-    problem.details = {"outcome": "unknown"}
+    problem.details = UNKNOWN
     return problem

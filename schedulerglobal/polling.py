@@ -16,6 +16,7 @@ from schedulerglobal.book import Book
 from schedulerglobal.core.health import Health
 from schedulerglobal.core.promises import Status
 from schedulerglobal.core.reconcile import corrected
+from schedulerglobal.core.view import shape_of
 from schedulerglobal.fleet import Address, Fleet, Host
 from schedulerglobal.identity import identified
 from schedulerglobal.ports import HostClient, NoAnswer, NotSent, Report
@@ -23,12 +24,13 @@ from schedulerglobal.settling import Settler
 from schedulerprocess.events import EventLog
 
 WORKERS = 256
-JITTER = 0.1
-"""Polls of a host are this part of the delay earlier or later, by chance."""
+JITTER = 0.2
+"""Polls of a host come up to this part of the delay early, by chance, so that hosts begun together
+do not stay together."""
 SOON_S = 0.1
 """A host that changed is looked at after so long, which gathers changes that come together."""
-CATCH_UP_S = 1.0
-"""Who wants to know of changes waits for those looks at most so long."""
+CATCH_UP_S = 0.3
+"""Who wants to know where room came free waits for those looks at most so long."""
 FIRST_WAIT_S = 0.5
 """Where nobody answered yet, the second look comes after about twice that, then ever later."""
 ANEW_EVERY = 40
@@ -49,7 +51,6 @@ class Poller:
         *,
         delay_s: float,
         monotonic_s: Callable[[], float],
-        now_s: Callable[[], float],
         rng: Random,
     ) -> None:
         self._fleet = fleet
@@ -58,12 +59,13 @@ class Poller:
         self._events = events
         self._delay_s = delay_s
         self._monotonic_s = monotonic_s
-        self._now_s = now_s
         self._rng = rng
         self._due: asyncio.Queue[Address] = asyncio.Queue()
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._soon: dict[str, asyncio.Future[None]] = {}
-        """Addresses that are to be looked at because something changed there, until they were."""
+        self._soon: set[str] = set()
+        """Addresses that are to be looked at because something changed there, until they are."""
+        self._freed: dict[str, asyncio.Future[None]] = {}
+        """Those where room came free, until they were looked at."""
         self.first_round = asyncio.Event()
         """Set once every address was looked at."""
         self.polls = 0
@@ -86,14 +88,20 @@ class Poller:
         address = self._fleet.address_of(host)
         if address is None or address.url in self._soon:
             return
-        self._soon[address.url] = asyncio.get_running_loop().create_future()
+        self._soon.add(address.url)
         if address.url in self._timers:
             self._arm(address, SOON_S)
 
+    def freed(self, host: Host) -> None:
+        """Look at *host* in a moment: it has more room than it said."""
+        self.soon(host)
+        if host.url in self._soon and not host.slow and not host.missed:
+            self._freed.setdefault(host.url, asyncio.get_running_loop().create_future())
+
     async def caught_up(self) -> None:
-        """Wait a moment for the hosts where something changed to have been looked at."""
-        if self._soon:
-            await asyncio.wait(self._soon.values(), timeout=CATCH_UP_S)
+        """Wait a moment for the hosts where room came free to have been looked at."""
+        if self._freed:
+            await asyncio.wait(self._freed.values(), timeout=CATCH_UP_S)
 
     def _arm(self, address: Address, after_s: float) -> None:
         timer = self._timers.pop(address.url, None)
@@ -105,22 +113,25 @@ class Poller:
 
     def _fall_due(self, address: Address) -> None:
         self._timers.pop(address.url, None)
-        self._due.put_nowait(address)
+        if self._fleet.addresses.get(address.url) is address:
+            self._due.put_nowait(address)
 
     async def _work(self, settler: Settler) -> None:
         while True:
             address = await self._due.get()
-            news = self._soon.pop(address.url, None)
+            self._soon.discard(address.url)
+            freed = self._freed.pop(address.url, None)
             try:
                 await self._look(address, settler)
             except Exception:  # noqa: BLE001  # one host's oddity must not end the polling
                 _log.exception("polling %s failed; it is tried again", address.url)
+                self._missed(address, address.host, "its answer could not be taken in")
             finally:
-                if news is not None:
-                    news.set_result(None)
+                if freed is not None:
+                    freed.set_result(None)
             address.looked = True
             self._note_round()
-            jitter = self._rng.uniform(1 - JITTER, 1 + JITTER)
+            jitter = self._rng.uniform(1 - JITTER, 1)
             wait_s = SOON_S if address.url in self._soon else self._wait_s(address) * jitter
             self._arm(address, wait_s)
 
@@ -144,7 +155,7 @@ class Poller:
             host.look_anew or host.missed or (not host.typed and address.looks % ANEW_EVERY == 0)
         ):
             before = None
-        begun_s, begun_at_s = self._monotonic_s(), self._now_s()
+        begun_s, changes = self._monotonic_s(), self._book.changes
         self.polls += 1
         try:
             report = await self._client.look(address.url, before)
@@ -152,7 +163,7 @@ class Poller:
             self._missed(address, host, str(problem))
             return
         try:
-            await self.take_in(address, report, begun_s, begun_at_s, settler)
+            await self.take_in(address, report, begun_s, changes, settler)
         except RefusedError as problem:
             _log.warning("what %s says could not be written down: %s", address.url, problem)
 
@@ -161,10 +172,11 @@ class Poller:
         address: Address,
         report: Report | None,
         begun_s: float,
-        begun_at_s: float,
+        changes: int,
         settler: Settler,
     ) -> None:
-        """Believe what was answered at *address*; raises StoreUnavailable."""
+        """Believe what was answered at *address*, which was asked at *begun_s* (monotonic), after
+        so many *changes* of the book; raises StoreUnavailable."""
         host = address.host
         if report is not None:
             host = await identified(address, report, self._fleet, self._book, self._events)
@@ -174,12 +186,12 @@ class Poller:
         names = report.names if report is not None else self._book.seen(host.name)
         self._fleet.take_in(host, report, begun_s)
         self._note_health(host, was)
-        await self._compare(host, names, begun_at_s)
+        await self._compare(host, names, changes)
         settler.pursue_all(host)
 
-    async def _compare(self, host: Host, names: frozenset[str], begun_at_s: float) -> None:
+    async def _compare(self, host: Host, names: frozenset[str], changes: int) -> None:
         """Correct what was promised of *host* by the VMs it has."""
-        told, names = names, self._book.left_of(host.name, names, begun_at_s)
+        told, names = names, self._book.left_of(host.name, names, changes)
         for name in sorted(self._book.see(host.name, names)):
             promise = self._book.find(name)
             if promise is not None and (promise.host != host.name or host.record.fenced):
@@ -187,19 +199,25 @@ class Poller:
         wrong, again = corrected(
             [p for p in self._book.of_host(host.name) if not self._book.busy(p.name)],
             names,
-            begun_s=begun_at_s,
+            changed_since=lambda name: self._book.changed_after(name, changes),
             typed=host.typed,
             fenced=host.record.fenced,
         )
         host.look_anew = again or names is not told
+        self._reserve_unknown(host)
         if wrong:
             await asyncio.gather(
-                *[self._correct(each.name, names, begun_at_s, host) for each in wrong]
+                *[self._correct(each.name, names, changes, host) for each in wrong]
             )
 
-    async def _correct(
-        self, name: str, names: frozenset[str], begun_at_s: float, host: Host
-    ) -> None:
+    def _reserve_unknown(self, host: Host) -> None:
+        """Count what may yet turn out to be on *host*, as after a restart."""
+        for promise in self._book.of_host(host.name):
+            counted = promise.attempt in host.reserved or promise.name in self._book.seen(host.name)
+            if promise.status is Status.UNKNOWN and not counted:
+                self._fleet.reserve(host, promise.attempt, promise.name, shape_of(promise.spec))
+
+    async def _correct(self, name: str, names: frozenset[str], changes: int, host: Host) -> None:
         async with self._book.turn(name):
             promise = self._book.find(name)
             if promise is None or promise.host != host.name:
@@ -207,7 +225,7 @@ class Poller:
             wrong, _ = corrected(
                 [promise],
                 names,
-                begun_s=begun_at_s,
+                changed_since=lambda each: self._book.changed_after(each, changes),
                 typed=host.typed,
                 fenced=host.record.fenced,
             )
@@ -224,7 +242,7 @@ class Poller:
             address.problem = problem
             return
         was = host.health
-        self._fleet.missed(host, problem)
+        self._fleet.missed(host, problem, self._delay_s / 2)
         self._note_health(host, was)
 
     def _note_health(self, host: Host, was: Health) -> None:

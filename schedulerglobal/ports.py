@@ -26,11 +26,21 @@ class Report:
 
     status: HostStatus
     names: frozenset[str]
-    """Of the VMs there."""
+    """Of the VMs there; all of them are counted in the status."""
     etag: str
     """To ask again with; empty if the host has none."""
     typed: bool
     """Whether it knows the routes under ``/v1/``, or only the published ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Whom a change is asked of, and where."""
+
+    url: str
+    name: str
+    """A host that goes by another name takes none of it, if it is *typed*."""
+    typed: bool
 
 
 class HostClient(Protocol):
@@ -42,13 +52,13 @@ class HostClient(Protocol):
         answer that is not a local scheduler's."""
         ...
 
-    async def deploy(self, url: str, spec: VmSpec, *, typed: bool) -> Reply:
+    async def deploy(self, site: Site, spec: VmSpec) -> Reply:
         """Ask for *spec*, whose ``request_id`` is the attempt's."""
         ...
 
-    async def remove(self, url: str, name: str, *, typed: bool) -> Reply: ...
+    async def remove(self, site: Site, name: str) -> Reply: ...
 
-    async def cancel(self, url: str, attempt: str) -> Reply:
+    async def cancel(self, site: Site, attempt: str) -> Reply:
         """Have *attempt* refused from now on, and be told what became of it."""
         ...
 
@@ -57,7 +67,7 @@ class HostClient(Protocol):
         ...
 
     async def ask(
-        self, url: str, method: str, path: str, document: Mapping[str, Any] | None = None
+        self, site: Site, method: str, path: str, document: Mapping[str, Any] | None = None
     ) -> Reply:
         """Pass a request on."""
         ...

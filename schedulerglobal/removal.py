@@ -8,6 +8,7 @@ from schedulercommon.errors import (
     HostRefused,
     HostUnreachable,
     NameTaken,
+    StoreUnavailable,
     UnknownVm,
     WrongState,
 )
@@ -17,6 +18,7 @@ from schedulerglobal.core.outcomes import Meaning, Outcome
 from schedulerglobal.core.promises import Promise, Status
 from schedulerglobal.fleet import Fleet
 from schedulerglobal.settling import Settler
+from schedulerprocess.events import EventLog
 
 LATER = frozenset(
     {"not-ready", "overloaded", "store-unavailable", "not-leader", "host-unreachable"}
@@ -36,11 +38,14 @@ class Removal:
 class Remover:
     """Removals; every refusal is a RefusedError, and the VM stays."""
 
-    def __init__(self, fleet: Fleet, book: Book, calls: HostCalls, settler: Settler) -> None:
+    def __init__(
+        self, fleet: Fleet, book: Book, calls: HostCalls, settler: Settler, events: EventLog
+    ) -> None:
         self._fleet = fleet
         self._book = book
         self._calls = calls
         self._settler = settler
+        self._events = events
 
     async def remove(self, name: str) -> Removal:
         """Remove the VM called *name*, now or when its host is back."""
@@ -49,24 +54,34 @@ class Remover:
             if promise is None:
                 return await self._remove_stranger(name)
             host = self._fleet.find(promise.host)
-            if host is None or (promise.status is Status.LOST and host.record.fenced):
-                # nothing runs there: its operator said so, or there is no such host any more
-                await self._book.put(promise, status=Status.GONE)
+            there = name in self._book.seen(promise.host)
+            if host is not None and host.record.fenced and not there:
+                # its operator said that nothing runs there, and nothing speaks against it
+                await self._book.put(promise, status=Status.GONE, settled=True)
+                self._events.record("removed", vm=name, host=host.name)
                 return Removal(done=True)
             before = promise
             if promise.status is not Status.REMOVING:
                 promise = await self._book.put(promise, status=Status.REMOVING, reason="")
+                self._events.record("removing", vm=name, host=promise.host)
             promise, outcome = await self._settler.remove(promise)
             if promise.status is Status.GONE:
                 return Removal(done=True)
             if outcome.meaning is Meaning.REFUSED or _final(outcome):
-                if before.status is Status.PLACED:
-                    await self._book.put(promise, status=Status.PLACED)
+                if before.status is Status.PLACED and await self._put_back(promise):
                     raise HostRefused(promise.host, outcome.code, outcome.reason)
                 self._settler.pursue(name)
                 return Removal(done=False, reason=outcome.reason)
             self._settler.pursue(name)
             return Removal(done=False, reason=_later(promise, outcome))
+
+    async def _put_back(self, promise: Promise) -> bool:
+        """Take the removal of *promise* back, which its host refused; whether that is written."""
+        try:
+            await self._book.put(promise, status=Status.PLACED)
+        except StoreUnavailable:
+            return False  # so it is still to be removed, and is tried again
+        return True
 
     async def _remove_stranger(self, name: str) -> Removal:
         """Remove a VM that was found on a host and never promised."""

@@ -6,11 +6,14 @@ of their own.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
 from random import Random
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 from schedulercommon.errors import (
@@ -18,29 +21,34 @@ from schedulercommon.errors import (
     HostRefused,
     HostUnreachable,
     NotReady,
+    StoreUnavailable,
     WrongState,
 )
 from schedulercommon.model import VmSpec
 from schedulerglobal.book import Book
 from schedulerglobal.calls import HostCalls
 from schedulerglobal.core.capacity import fits
-from schedulerglobal.core.outcomes import Outcome
+from schedulerglobal.core.health import Wanted
+from schedulerglobal.core.outcomes import Meaning, Outcome, one_line
 from schedulerglobal.core.policies import Policy
-from schedulerglobal.core.promises import Promise
+from schedulerglobal.core.promises import Promise, Status
 from schedulerglobal.core.ranking import Ranker, Turn
 from schedulerglobal.core.view import Shape
 from schedulerglobal.fleet import Fleet, Host
 from schedulerglobal.hostadmin import HostAdmin
 from schedulerglobal.orders import Order
-from schedulerglobal.placement import Placement, Placer
+from schedulerglobal.placement import UNKNOWN, Placement, Placer
 from schedulerglobal.polling import Poller
-from schedulerglobal.ports import DropHost, ForgetGone, HostClient, Store
+from schedulerglobal.ports import DropHost, ForgetGone, HostClient, HostRecord, Store
 from schedulerglobal.removal import Removal, Remover, placed
 from schedulerglobal.settling import Settler
 from schedulerprocess.events import EventLog
 
 GONE_KEPT_S = 86_400.0
 """How long the store remembers what is gone."""
+FORGET_EVERY_S = 3600.0
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +89,16 @@ class ClusterScheduler:
             self.events,
             delay_s=delay_s,
             monotonic_s=around.monotonic_s,
-            now_s=around.now_s,
             rng=around.rng,
         )
-        self._calls = HostCalls(client, self.fleet, self.poller.soon)
+        self._calls = HostCalls(client, self.fleet, moved=self.poller.soon, freed=self.poller.freed)
         self.settler = Settler(
             self.fleet,
             self.book,
             self._calls,
             self.events,
             sleep=around.sleep,
+            monotonic_s=around.monotonic_s,
             rng=around.rng,
         )
         unique = uuid4().hex
@@ -113,10 +121,9 @@ class ClusterScheduler:
             self.poller,
             self.settler,
             self.events,
-            now_s=around.now_s,
             monotonic_s=around.monotonic_s,
         )
-        self._remover = Remover(self.fleet, self.book, self._calls, self.settler)
+        self._remover = Remover(self.fleet, self.book, self._calls, self.settler, self.events)
         self.opened = False
         """Whether the store was read."""
         self._closing = False
@@ -139,15 +146,31 @@ class ClusterScheduler:
                 continue
             if record.added and record.url not in self.fleet.addresses:
                 self.fleet.expect(record.url, self.fleet.add(record), added=True)
-            elif record.added or self.book.count_of_host(record.name):
+            elif self._matters(record):
                 self.fleet.away(self.fleet.add(record), "it is on the list of hosts no longer")
-            else:
-                await self.book.write(DropHost(record.name))
+        await self.book.write(
+            *[DropHost(each.name) for each in records if self.fleet.find(each.name) is None]
+        )
         self.opened = True
 
+    def _matters(self, record: HostRecord) -> bool:
+        """Whether anything would be lost with *record*: its host may turn up elsewhere."""
+        said = record.added or record.fenced or record.labels or record.wanted is not Wanted.OPEN
+        return bool(said or self.book.count_of_host(record.name))
+
     async def run(self) -> None:
-        """Poll until cancelled."""
-        await self.poller.run(self.settler)
+        """Poll, and forget what is long gone, until cancelled."""
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self.poller.run(self.settler), name="poller")
+            both.create_task(self._forget(), name="forget")
+
+    async def _forget(self) -> None:
+        while True:
+            await self._around.sleep(FORGET_EVERY_S)
+            try:
+                await self.book.write(ForgetGone(self._around.now_s() - GONE_KEPT_S))
+            except StoreUnavailable as problem:
+                _log.warning("forgetting what is long gone is put off: %s", problem)
 
     async def close(self) -> None:
         """Take nothing new, and leave the rest to the next start."""
@@ -175,24 +198,28 @@ class ClusterScheduler:
     ) -> tuple[Promise | None, Host, Mapping[str, Any]]:
         """Pass a verb on to the host of the VM called *name*; returns its answer."""
         self.check_ready()
-        async with self.book.turn(name):
-            promise = placed(self.book, name)
-            host = self.host_of(name, promise)
-            if not host.typed:
-                raise WrongState(
-                    f"the local scheduler of host {host.name} is too old for that; renew it"
-                )
-            reply = await self._calls.pass_on(host, method, f"/v1/vms/{name}{rest}", document)
-            if isinstance(reply, Outcome):
-                raise HostUnreachable(
-                    f"host {host.name} did not answer ({reply.reason}); look at the VM, then"
-                    " repeat the request"
-                )
-            answer = _understood(host, reply.status, reply.document)
-            self.poller.soon(host)
-            if promise is not None:
-                promise = await self._resized(promise, answer)
-            return promise, host, answer
+        # without the name's turn: a guest may take long to shut down, and may be removed meanwhile
+        promise = placed(self.book, name)
+        host = self.host_of(name, promise)
+        if not host.typed:
+            raise WrongState(
+                f"the local scheduler of host {host.name} is too old for that; renew it"
+            )
+        reply = await self._calls.pass_on(host, method, f"{_path(name)}{rest}", document)
+        if isinstance(reply, Outcome):
+            problem = HostUnreachable(
+                f"host {host.name} did not answer ({reply.reason}); look at the VM, then"
+                " repeat the request"
+            )
+            if reply.meaning is Meaning.UNKNOWN:
+                problem.details = UNKNOWN
+            raise problem
+        answer = _understood(host, reply.status, reply.document)
+        self.events.record(rest.strip("/"), vm=name, host=host.name)
+        self.poller.soon(host)
+        if promise is not None:
+            promise = await self._resized(promise, answer)
+        return promise, host, answer
 
     async def _resized(self, promise: Promise, answer: Mapping[str, Any]) -> Promise:
         """Take over the size the host says the VM has now."""
@@ -202,16 +229,14 @@ class ClusterScheduler:
             return promise
         if (vcpus, memory_mib) == (spec.vcpus, spec.memory_mib) or min(vcpus, memory_mib) < 1:
             return promise
-        spec = replace(
-            spec,
-            vcpus=vcpus,
-            memory_mib=memory_mib,
-            max_vcpus=max(vcpus, spec.max_vcpus if spec.max_vcpus > spec.vcpus else 0),
-            max_memory_mib=max(
-                memory_mib, spec.max_memory_mib if spec.max_memory_mib > spec.memory_mib else 0
-            ),
-        )
-        return await self.book.put(promise, spec=spec)
+        return await self._rewritten(promise, vcpus, memory_mib)
+
+    async def _rewritten(self, promise: Promise, vcpus: int, memory_mib: int) -> Promise:
+        async with self.book.turn(promise.name):
+            now = self.book.find(promise.name)
+            if now is None or now.key != promise.key or now.status is not Status.PLACED:
+                return promise
+            return await self.book.put(now, spec=_sized(now.spec, vcpus, memory_mib))
 
     def host_of(self, name: str, promise: Promise | None) -> Host:
         """Where the VM called *name* is."""
@@ -223,15 +248,38 @@ class ClusterScheduler:
         host = self.fleet.find(promise.host if promise else self.book.seen_on(name)[0])
         if host is None or not host.typed or not host.answers:
             return None
-        reply = await self._calls.pass_on(host, "GET", f"/v1/vms/{name}")
+        reply = await self._calls.pass_on(host, "GET", _path(name))
         if isinstance(reply, Outcome) or reply.status != 200:
             return None
-        return reply.document if isinstance(reply.document, dict) else None
+        document = reply.document
+        if not isinstance(document, dict):
+            return None
+        if promise is not None and promise.status is Status.PLACED:
+            await self._resized(promise, document)  # the host is right about its VMs
+        return document
 
     def capacity(self, shape: Shape) -> list[tuple[str, int]]:
         """How many more VMs of *shape* each host could take."""
         counts = fits(self.fleet.view, shape)
         return [(host.name, int(counts[host.row])) for host in self.fleet]
+
+
+def _sized(spec: VmSpec, vcpus: int, memory_mib: int) -> VmSpec:
+    """*spec* in another size; a maximum that was asked for apart from the size stays."""
+    most_vcpus = spec.max_vcpus if spec.max_vcpus > spec.vcpus else 0
+    most_mib = spec.max_memory_mib if spec.max_memory_mib > spec.memory_mib else 0
+    return replace(
+        spec,
+        vcpus=vcpus,
+        memory_mib=memory_mib,
+        max_vcpus=max(vcpus, most_vcpus),
+        max_memory_mib=max(memory_mib, most_mib),
+    )
+
+
+def _path(name: str) -> str:
+    """Where its host has the VM called *name*; one that was found may have any name."""
+    return f"/v1/vms/{quote(name, safe='')}"
 
 
 def _understood(host: Host, status: int, document: Any) -> Mapping[str, Any]:
@@ -242,8 +290,8 @@ def _understood(host: Host, status: int, document: Any) -> Mapping[str, Any]:
         code, reason = document.get("code"), document.get("reason")
         if isinstance(code, str) and isinstance(reason, str):
             if code == "bad-request":
-                raise BadRequest(reason)
-            raise HostRefused(host.name, code, reason)
+                raise BadRequest(one_line(reason))
+            raise HostRefused(host.name, code, one_line(reason))
     raise HostUnreachable(
         f"the answer of host {host.name} makes no sense (status {status}); look at its log"
     )

@@ -18,7 +18,7 @@ from schedulerglobal.book import Book
 from schedulerglobal.calls import HostCalls
 from schedulerglobal.core.outcomes import Meaning, Outcome
 from schedulerglobal.core.promises import Promise, Status
-from schedulerglobal.core.retries import retry_after_s
+from schedulerglobal.core.retries import RetryBudget, retry_after_s
 from schedulerglobal.fleet import Fleet, Host
 from schedulerprocess.events import EventLog
 
@@ -38,6 +38,7 @@ class Settler:
         events: EventLog,
         *,
         sleep: Callable[[float], Coroutine[Any, Any, None]],
+        monotonic_s: Callable[[], float],
         rng: Random,
     ) -> None:
         self._fleet = fleet
@@ -48,6 +49,7 @@ class Settler:
         self._rng = rng
         self._pursuits: dict[str, asyncio.Task[None]] = {}
         self._gates: dict[int, asyncio.Semaphore] = {}
+        self._budget = RetryBudget(monotonic_s)
 
     async def close(self) -> None:
         """Leave off; what is unfinished is taken up at the next start."""
@@ -61,6 +63,8 @@ class Settler:
 
         Raises StoreUnavailable.
         """
+        if promise.status is Status.UNKNOWN and promise.settled:
+            return await self._book.put(promise, status=Status.GONE, reason="")
         host = self._fleet.find(promise.host)
         if host is None or not host.answers:
             return promise
@@ -85,7 +89,7 @@ class Settler:
         """
         host = self._fleet.find(promise.host)
         if host is None or not host.answers:
-            where = f"host {promise.host} is down"
+            where = f"host {promise.host} does not answer"
             return promise, Outcome(Meaning.UNKNOWN, "host-unreachable", where)
         if not promise.settled:
             there = await self._calls.settle(host, promise)
@@ -110,7 +114,7 @@ class Settler:
     def pursue_all(self, host: Host) -> None:
         """Take up what is unfinished on *host*, which answers."""
         for promise in self._book.of_host(host.name):
-            if promise.status is not Status.PENDING and self._wants_work(promise, host):
+            if not self._book.busy(promise.name) and self._wants_work(promise, host):
                 self.pursue(promise.name)
 
     def pursue(self, name: str) -> None:
@@ -118,12 +122,17 @@ class Settler:
         if name not in self._pursuits:
             task = asyncio.create_task(self._pursue(name), name=f"pursue {name}")
             self._pursuits[name] = task
-            task.add_done_callback(lambda _: self._pursuits.pop(name, None))
+            task.add_done_callback(lambda done: self._ended(name, done))
+
+    def _ended(self, name: str, task: asyncio.Task[None]) -> None:
+        self._pursuits.pop(name, None)
+        if not task.cancelled() and (problem := task.exception()) is not None:
+            _log.error("going on with %s failed unexpectedly", name, exc_info=problem)
 
     async def _pursue(self, name: str) -> None:
         tries = 0
         while True:
-            await self._sleep(retry_after_s(tries, self._rng))
+            await self._sleep(retry_after_s(tries, self._rng) + self._budget.wait_s())
             promise = self._book.find(name)
             host = self._fleet.find(promise.host) if promise is not None else None
             if host is None or not host.answers:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 from schedulercommon.levels import Level, format_level
 from schedulerglobal.book import Book
+from schedulerglobal.core.health import Health
 from schedulerglobal.core.promises import Promise, Status
 from schedulerglobal.fleet import Address, Fleet, Host
 
@@ -61,12 +63,13 @@ def stranger_document(
     }
 
 
-def vm_documents(book: Book, fleet: Fleet) -> list[dict[str, Any]]:
-    """All VMs, in order of arrival; those found come last."""
-    return [
-        *(vm_document(promise, book, fleet) for promise in book),
-        *(stranger_document(name, hosts) for name, hosts in book.strangers()),
-    ]
+def vm_documents(book: Book, fleet: Fleet) -> Iterator[dict[str, Any]]:
+    """All VMs there are now, in order of arrival; those found come last."""
+    promises, strangers = list(book), list(book.strangers())
+    return chain(
+        (vm_document(promise, book, fleet) for promise in promises),
+        (stranger_document(name, hosts) for name, hosts in strangers),
+    )
 
 
 def vm_hosts(book: Book) -> dict[str, str]:
@@ -126,21 +129,19 @@ def address_document(address: Address) -> dict[str, Any]:
     }
 
 
-def host_documents(book: Book, fleet: Fleet, now_s: float) -> list[dict[str, Any]]:
+def host_documents(book: Book, fleet: Fleet, now_s: float) -> Iterator[dict[str, Any]]:
     """All hosts, and the addresses where nobody is known."""
-    return [
-        *(host_document(host, book, fleet, now_s) for host in fleet),
-        *(
-            address_document(address)
-            for address in fleet.addresses.values()
-            if address.host is None
-        ),
-    ]
+    hosts, addresses = list(fleet), list(fleet.addresses.values())
+    return chain(
+        (host_document(host, book, fleet, now_s) for host in hosts),
+        (address_document(address) for address in addresses if address.host is None),
+    )
 
 
 def status_document(fleet: Fleet) -> dict[str, Any]:
-    """The published status of every host that ever answered, by name."""
-    return {host.name: _published(host, fleet) for host in fleet if host.report is not None}
+    """The published status of every host that answers, by name; what a host had that is down
+    would be summed up by whoever asks."""
+    return {host.name: _published(host, fleet) for host in fleet if host.health is not Health.DOWN}
 
 
 def _published(host: Host, fleet: Fleet) -> dict[str, Any]:

@@ -38,7 +38,9 @@ class EventLog:
     def record(self, kind: str, **data: Any) -> None:
         self._next += 1
         if _log.isEnabledFor(logging.INFO):
-            _log.info("%s %s", kind, " ".join(f"{name}={value}" for name, value in data.items()))
+            about = " ".join(f"{name}={value}" for name, value in data.items())
+            # names and reasons may be others', and a line of theirs is not to look like ours
+            _log.info("%s %s", kind, about if about.isprintable() else repr(about)[1:-1])
         self._events.append(Event(self._next, self._now_s(), kind, data))
         self._news.set()
 

@@ -14,13 +14,23 @@ from pathlib import Path
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from schedulercommon.errors import ConfigError, Forbidden, Overloaded, RefusedError, Unauthorized
+from schedulercommon.errors import (
+    ConfigError,
+    Forbidden,
+    NotReady,
+    Overloaded,
+    RefusedError,
+    Unauthorized,
+)
 from schedulerweb.answers import refused
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 MOST_CHANGES = 256
 """Requests that change something, under way at once."""
+
+EXPECTED_HOST = "VMStack-Host"
+"""Header with the name of the host that a request is meant for."""
 
 _READING = frozenset(("GET", "HEAD", "OPTIONS"))
 _LONGEST_TOKEN_FILE = 64 * 1024
@@ -30,7 +40,7 @@ class Guard:
     """What is asked of every request before its handler sees it.
 
     ``changing`` are the handlers that change something on GET, ``open_to_all`` those that need
-    no token.
+    no token, ``host_name`` who answers here, where that matters.
     """
 
     def __init__(
@@ -40,12 +50,14 @@ class Guard:
         loopback: bool = True,
         changing: frozenset[Handler] = frozenset(),
         open_to_all: frozenset[Handler] = frozenset(),
+        host_name: str = "",
         most_changes: int = MOST_CHANGES,
     ) -> None:
         self.tokens = tokens
         self._local_names_only = loopback and not tokens
         self._changing = changing
         self._open_to_all = open_to_all
+        self._host_name = host_name
         self._most_changes = most_changes
         self._changes = 0
 
@@ -55,6 +67,7 @@ class Guard:
             try:
                 if self.tokens and handler not in self._open_to_all:
                     self._check_token(request)
+                self._check_host(request)
                 if request.method in _READING and handler not in self._changing:
                     return await handler(request)
                 self._check_site(request)
@@ -85,6 +98,15 @@ class Guard:
         matches = [hmac.compare_digest(given, known) for known in self.tokens]
         if not any(matches):
             raise Unauthorized("that token is not one of ours; look at the token file again")
+
+    def _check_host(self, request: web.Request) -> None:
+        """Refuse what is meant for the host that had this address before."""
+        expected = request.headers.get(EXPECTED_HOST, "")
+        if self._host_name and expected and expected != self._host_name:
+            raise NotReady(
+                f"this is host {self._host_name}, and the request is for {expected[:70]!r};"
+                " look at the list of hosts again"
+            )
 
     def _check_site(self, request: web.Request) -> None:
         """Refuse what a page of another site made a browser send."""

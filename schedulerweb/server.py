@@ -126,7 +126,12 @@ class Runner(web.AppRunner):
 
 
 async def serve(
-    app: web.Application, address: str, port: int, *, settings: tuple[str, str, str]
+    app: web.Application,
+    address: str,
+    port: int,
+    *,
+    settings: tuple[str, str, str],
+    shutdown_timeout_s: float = 60.0,
 ) -> Runner:
     """Open *port* for *app*; ``runner.addresses`` says which it is if it was 0.
 
@@ -139,7 +144,7 @@ async def serve(
             f"{address_setting} is {address}, which others can reach: set {token_setting} to a"
             " file with a token, or listen on 127.0.0.1"
         )
-    runner = Runner(app)
+    runner = Runner(app, shutdown_timeout_s)
     await runner.setup()
     try:
         await web.TCPSite(runner, address, port).start()

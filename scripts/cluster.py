@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Queue
@@ -52,6 +52,12 @@ class Service:
     name: str
     process: subprocess.Popen[str]
     url: str
+    log: Path
+
+    def last_words(self) -> str:
+        """The end of what it said."""
+        lines = self.log.read_text(encoding="utf-8").splitlines()
+        return " / ".join(lines[-3:])
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -59,6 +65,7 @@ def main(arguments: Sequence[str]) -> None:
     options.add_argument("what", choices=("demo", "up"))
     chosen = options.parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, _interrupt)  # ignored for what a script starts beside itself
     with tempfile.TemporaryDirectory(prefix="vmstack-") as folder:
         if chosen.what == "demo":
             _demo(Path(folder))
@@ -134,12 +141,20 @@ def _up(folder: Path) -> None:
             f"The API to read and try: {url}/docs      Ctrl-C ends all of it.",
             flush=True,
         )
-        while all(service.process.poll() is None for service in services):
+        _watch(services)
+    print("\nall of it has ended")
+
+
+def _watch(services: Sequence[Service]) -> None:
+    """Until Ctrl-C, or the end of the global scheduler; a host may end before, as hosts do."""
+    *hosts, scheduler = services
+    with suppress(KeyboardInterrupt):
+        while scheduler.process.poll() is None:
+            for host in [host for host in hosts if host.process.poll() is not None]:
+                hosts.remove(host)
+                print(f"\n{host.name} has ended; the others go on without it", flush=True)
             time.sleep(0.5)
-        ended = next(service for service in services if service.process.poll() is not None)
-        raise DemoFailed(
-            f"{ended.name} ended by itself; its last words are in {folder / ended.name}.log"
-        )
+        raise DemoFailed(f"the global scheduler ended: {scheduler.last_words()}")
 
 
 @contextmanager
@@ -201,7 +216,7 @@ def _service(
     try:
         url = _told(name, lines, r"listening on (\S+)")[1]
         _told(name, lines, "is ready")
-        yield Service(name, process, url)
+        yield Service(name, process, url, folder / f"{name}.log")
     finally:
         process.terminate()
         try:
@@ -234,8 +249,11 @@ def _told(name: str, lines: Queue[str], pattern: str) -> re.Match[str]:
             return found
         told.append(line)
         if not line:
-            last = " / ".join(each.strip() for each in told[-3:] if each.strip())
-            raise OutputError(f"{name} did not start: {last}")
+            last = next(
+                (each.strip() for each in reversed(told) if each.strip()), "it says nothing"
+            )
+            hint = "; is another `make up` running?" if "is taken" in last else ""
+            raise OutputError(f"{name} did not start: {last}{hint}")
 
 
 def _deploy_many(client: Client) -> None:

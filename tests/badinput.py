@@ -50,15 +50,11 @@ def _lasting(document: Any) -> Any:
     return document
 
 
-def _of_local(client: Client) -> list[tuple[Client, str]]:
-    return [(client, target) for target in ("/v1/host", "/v1/vms", "/status")]
-
-
 @asynccontextmanager
 async def local_tier(directory: Path) -> AsyncIterator[Tier]:
     async with running(directory) as web:
         assert (await web.deploy("there")).status == 201
-        yield Tier(web, *_of_local(web))
+        yield Tier(web, (web, "/v1/host"), (web, "/v1/vms"), (web, "/status"))
 
 
 @asynccontextmanager
@@ -71,8 +67,9 @@ async def global_tier(directory: Path) -> AsyncIterator[Tier]:
         ]
         web = await stack.enter_async_context(cluster(directory, *(host.url for host in hosts)))
         assert (await web.deploy("there", host="here")).status == 201
-        seen = [(web, target) for target in ("/v1/vms", "/v1/hosts", "/listvm", "/status")]
-        yield Tier(web, *seen, *_of_local(hosts[0]), *_of_local(hosts[1]))
+        # the generation of a host tells any change there
+        theirs = [(host, "/v1/host") for host in hosts]
+        yield Tier(web, (web, "/v1/vms"), (web, "/v1/hosts"), *theirs)
 
 
 TIERS = {"local": local_tier, "global": global_tier}
@@ -237,3 +234,35 @@ VERB_BODIES: list[tuple[str, dict[str, object]]] = [
     ("adopt", {"level": 2, "owner": 3}),
     ("adopt", {"level": 2, "owner": "a\0"}),
 ]
+
+BAD_URLS = {
+    "no port": "127.0.0.1",
+    "no port, whole": "http://node1",
+    "empty port": "http://node1:",
+    "port 0": "127.0.0.1:0",
+    "port 70000": "127.0.0.1:70000",
+    "port negative": "127.0.0.1:-1",
+    "port a word": "127.0.0.1:http",
+    "port in other digits": "127.0.0.1:٨٠٩٩",
+    "https": "https://127.0.0.1:8099",
+    "ftp": "ftp://127.0.0.1:8099",
+    "two schemes": "http://http://127.0.0.1:8099",
+    "no host": "http://:8099",
+    "only a port": ":8099",
+    "only a number": "8099",
+    "path": "http://127.0.0.1:8099/status",
+    "query": "http://127.0.0.1:8099?x=1",
+    "fragment": "http://127.0.0.1:8099#x",
+    "user": "http://user@127.0.0.1:8099",
+    "user and password": "http://user:pw@127.0.0.1:8099",
+    "blank": "127.0.0.1: 8099",
+    "blank within": "node 1:8099",
+    "markup": "<node>:8099",
+    "ESC": "node\x1b:8099",
+    "two lines": "node1:8099\n:1",
+    "accent": "nœud:8099",
+    "IPv6 without brackets": "::1:8099",
+    "IPv6 cut off": "[::1:8099",
+    "IPv6 of nothing": "[]:8099",
+    "10 kB": "a" * 10_000,
+}

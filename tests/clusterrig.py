@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,18 +15,22 @@ from schedulerglobal.adapters.api import create_app, serve
 from schedulerglobal.adapters.hostclient import HttpHosts
 from schedulerglobal.adapters.sqlitestore import SqliteStore
 from schedulerglobal.config import GlobalSettings
+from schedulerglobal.ports import HostClient
 from schedulerglobal.scheduler import ClusterScheduler, Surroundings
+from schedulerglobal.service import LONGEST_POLL_S
 from schedulerprocess.lifetime import ended
 from schedulerweb.guard import read_tokens
-from tests.webrig import Answer, Client, running
+from tests.webrig import Answer, Client
 
 T = TypeVar("T")
 
-POLL_S = 0.1
-CALL_S = 0.5
+POLL_S = 0.08
 LOCK_S = 0.2
 WITHIN_S = 20.0
-SETTINGS = replace(GlobalSettings.from_env({}), port=0, delay_s=POLL_S, call_timeout_s=CALL_S)
+SETTINGS = replace(GlobalSettings.from_env({}), port=0, delay_s=POLL_S, call_timeout_s=WITHIN_S)
+SELDOM = replace(SETTINGS, delay_s=60.0)
+"""Hosts are polled at the start, and then when something changed there."""
+IMPATIENT = replace(SETTINGS, call_timeout_s=0.3)
 
 
 class Cluster(Client):
@@ -55,6 +59,10 @@ class Cluster(Client):
         """The state of each."""
         return {host["name"]: host["state"] for host in await self.document("/v1/hosts")}
 
+    async def addresses(self) -> list[tuple[str, str]]:
+        """The URL of each."""
+        return [(host["name"], host["url"]) for host in await self.document("/v1/hosts")]
+
     async def on(self, host: str, name: str, **more: object) -> Answer:
         """Deploy on the host called so."""
         return await self.deploy(name, host=host, **more)
@@ -80,6 +88,23 @@ class Cluster(Client):
 
         return await until(there)
 
+    async def looks_again(self, host: str) -> None:
+        """The host was polled once more, from beginning to end."""
+        found = self.scheduler.fleet.named(host)
+        address = self.scheduler.fleet.address_of(found)
+        assert address is not None
+        looks, seen_s = address.looks, found.seen_s
+        self.scheduler.poller.soon(found)
+
+        async def looked() -> bool:
+            nonlocal seen_s
+            if address.looks == looks:
+                seen_s = found.seen_s  # a look that had begun may have ended
+                return False
+            return found.seen_s != seen_s
+
+        await until(looked)
+
     def told(self, kind: str, **data: object) -> bool:
         """Whether such an event was recorded."""
         return any(
@@ -102,23 +127,27 @@ async def cluster(
     directory: Path,
     *urls: str,
     settings: GlobalSettings = SETTINGS,
+    now_s: Callable[[], float] = time.time,
     monotonic_s: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], Coroutine[Any, Any, None]] = asyncio.sleep,
+    through: Callable[[HostClient], HostClient] = lambda client: client,
 ) -> AsyncIterator[Cluster]:
-    """Over the hosts at *urls*, its store under *directory*; every host was looked at."""
+    """Over the hosts at *urls*, its store under *directory*; every host was looked at. Hosts are
+    talked to *through* what a test puts between."""
     settings = replace(settings, urls=urls)
     tokens = read_tokens(settings.local_token_file)
     path = directory / "cluster.db"
     async with AsyncExitStack() as stack:
         client = HttpHosts(
             token=tokens[0].decode() if tokens else "",
-            poll_timeout_s=CALL_S,
+            poll_timeout_s=min(settings.call_timeout_s, LONGEST_POLL_S),
             call_timeout_s=settings.call_timeout_s,
         )
         stack.push_async_callback(client.close)
         scheduler = ClusterScheduler(
             SqliteStore(path, patience_s=LOCK_S),
-            client,
-            Surroundings(time.time, monotonic_s, asyncio.sleep, Random(7)),
+            through(client),
+            Surroundings(now_s, monotonic_s, sleep, Random(7)),
             urls=settings.urls,
             policy=settings.policy,
             delay_s=settings.delay_s,
@@ -132,14 +161,3 @@ async def cluster(
         stack.push_async_callback(ended, polling)
         await scheduler.poller.first_round.wait()
         yield Cluster(scheduler, runner.addresses[0][1], path)
-
-
-@asynccontextmanager
-async def cluster_of_real(directory: Path, *names: str) -> AsyncIterator[Cluster]:
-    """Over local schedulers in this process, each with a simulated host."""
-    async with AsyncExitStack() as stack:
-        urls = []
-        for name in names:
-            web = await stack.enter_async_context(running(directory / name, name=name))
-            urls.append(web.url)
-        yield await stack.enter_async_context(cluster(directory, *urls))

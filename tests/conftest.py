@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import resource
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["tests.hypervisorlab"]  # its fixtures
@@ -19,3 +20,6 @@ _enough = 8192 if _hard == resource.RLIM_INFINITY else min(8192, _hard)
 resource.setrlimit(resource.RLIMIT_NOFILE, (max(_soft, _enough), _hard))
 
 settings.load_profile("ci" if os.environ.get("CI") else "desk")
+
+# Assertions in modules that tests share tell as much as those in tests.
+pytest.register_assert_rewrite("tests.storecontract", "tests.servers", "tests.webrig")

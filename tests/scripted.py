@@ -6,7 +6,7 @@ import json
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,12 +69,20 @@ def hangs(_: socket.socket, ending: threading.Event) -> None:
     ending.wait(PATIENCE_S)
 
 
-class Scripted:
-    """Answers the requests it gets, in order, with what it was given; the last one for good."""
+FIRST_PAGE = says({"service": "VMStack global scheduler", "routes": {}})
 
-    def __init__(self, answers: tuple[Say, ...]) -> None:
+
+class Scripted:
+    """Answers the requests it gets, in order, with what it was given; the last one for good.
+
+    What is asked for *at* a path is answered beside that order, its first page among it, and is
+    not counted as asked.
+    """
+
+    def __init__(self, answers: tuple[Say, ...], at: Mapping[str, Say]) -> None:
         self.asked: list[Asked] = []
         self._answers = list(answers)
+        self._at = {"/": FIRST_PAGE, **at}
         self._ending = threading.Event()
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
@@ -108,16 +116,18 @@ class Scripted:
                 name, _, value = text.partition(": ")
                 headers[name.lower()] = value
             body = incoming.read(int(headers.get("content-length", 0)))
-            asked = Asked(first[0], first[1], headers, json.loads(body) if body else None)
-            self.asked.append(asked)
-            say = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+            say = self._at.get(first[1])
+            if say is None:
+                asked = Asked(first[0], first[1], headers, json.loads(body) if body else None)
+                self.asked.append(asked)
+                say = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
             with suppress(OSError):  # the client gave up, as it should
                 say(line, self._ending)
 
 
 @contextmanager
-def scripted(*answers: Say) -> Iterator[Scripted]:
-    server = Scripted(answers)
+def scripted(*answers: Say, at: Mapping[str, Say] | None = None) -> Iterator[Scripted]:
+    server = Scripted(answers, at or {})
     try:
         yield server
     finally:

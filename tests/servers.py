@@ -181,8 +181,21 @@ def run_local(
     directory: Path, *arguments: str, settings: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """``python -m schedulerlocal`` as a command that ends by itself."""
+    return _run(directory, ("schedulerlocal", *arguments), settings)
+
+
+def run_global(
+    directory: Path, *arguments: str, settings: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """``python -m schedulerglobal`` as a command that ends by itself."""
+    return _run(directory, ("schedulerglobal", *arguments), settings)
+
+
+def _run(
+    directory: Path, command: Sequence[str], settings: Mapping[str, str] | None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "schedulerlocal", *arguments],
+        [sys.executable, "-m", *command],
         cwd=directory,
         env=environment(directory, settings),
         capture_output=True,

@@ -156,7 +156,7 @@ METHODS: dict[str, list[tuple[str, str, str]]] = {
     ],
     "local": [("GET", "/v1/requests/x", "DELETE")],
     "global": [
-        ("DELETE", "/v1/hosts/here", "GET,HEAD,PATCH"),
+        ("PUT", "/v1/hosts/here", "DELETE,GET,HEAD,PATCH"),
         ("PUT", "/v1/hosts", "GET,HEAD,POST"),
         ("GET", "/v1/hosts/here/fence", "POST"),
         ("HEAD", "/v1/events", "GET"),

@@ -12,11 +12,10 @@ from schedulercommon.errors import ConfigError, OutputError
 from schedulerlocal.adapters.api import create_app, serve
 from schedulerlocal.config import ServiceSettings
 from schedulerweb.guard import MOST_CHANGES, is_loopback, read_tokens
+from tests.intruders import FOREIGN, GIVEN, OWN, TOKEN, WRONG_TOKENS
 from tests.webrig import IMAGE, Web, running
 
 REMOVE = "/remove?name=there"
-TOKEN = "s3cret-and-long"
-GIVEN = {"Authorization": f"Bearer {TOKEN}"}
 
 
 @pytest.fixture
@@ -66,24 +65,7 @@ async def test_a_token_opens(closed: Web, token: str) -> None:
     assert (await closed.get(target, given)).status == 200
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {"Authorization": "Bearer wrong"},
-        {"Authorization": f"Bearer {TOKEN}x"},
-        {"Authorization": f"Bearer {TOKEN[:-1]}"},
-        {"Authorization": "Bearer "},
-        {"Authorization": "Bearer"},
-        {"Authorization": ""},
-        {"Authorization": TOKEN},
-        {"Authorization": f"Basic {TOKEN}"},
-        {"Authorization": f"Token {TOKEN}"},
-        {"Authorization": "Bearer é"},
-        {"X-Token": TOKEN},
-        {"Cookie": f"token={TOKEN}"},
-    ],
-    ids=lambda headers: " ".join(*headers.items()),
-)
+@pytest.mark.parametrize("headers", WRONG_TOKENS, ids=lambda headers: " ".join(*headers.items()))
 async def test_a_token_wrong_or_elsewhere_opens_nothing(
     closed: Web, headers: dict[str, str]
 ) -> None:
@@ -98,19 +80,6 @@ async def test_a_token_in_the_address_is_refused(closed: Web, parameter: str) ->
     assert (await closed.get(target, GIVEN)).refusal == (400, "bad-request")
 
 
-FOREIGN = {
-    "another site": {"Origin": "http://evil.example"},
-    "another port": {"Origin": "http://127.0.0.1:1"},
-    "no site": {"Origin": "null"},
-    "nonsense": {"Origin": "127.0.0.1"},
-    "cross-site": {"Sec-Fetch-Site": "cross-site"},
-    "same-site": {"Sec-Fetch-Site": "same-site"},
-    "rebound name": {"Host": "evil.example"},
-    "rebound name with port": {"Host": "evil.example:8099"},
-    "name like an address": {"Host": "127.0.0.1.evil.example"},
-    "name like localhost": {"Host": "localhost.evil.example"},
-    "no name": {"Host": "@"},
-}
 CHANGES = [
     ("GET", REMOVE),
     ("GET", f"/deploy?name=a&cpu=1&mem=1&oc=1&qcow2={IMAGE}"),
@@ -132,18 +101,6 @@ async def test_other_sites_change_nothing(
     assert answer.refusal == (403, "forbidden")
     assert web.agent.state.generation == before
     assert web.agent.states["there"] == "running"
-
-
-OWN = {
-    "curl": {},
-    "own page": {"Origin": "http://127.0.0.1:8099", "Host": "127.0.0.1:8099"},
-    "own page, same-origin": {"Sec-Fetch-Site": "same-origin"},
-    "typed in": {"Sec-Fetch-Site": "none"},
-    "localhost": {"Host": "localhost:8099"},
-    "LOCALHOST": {"Host": "LOCALHOST"},
-    "IPv6": {"Host": "[::1]:8099"},
-    "another address": {"Host": "10.0.0.7"},
-}
 
 
 @pytest.mark.parametrize("headers", OWN.values(), ids=OWN)

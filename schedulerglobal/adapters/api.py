@@ -19,6 +19,9 @@ from schedulerweb.stream import Streams
 
 SCHEDULER = web.AppKey("scheduler", ClusterScheduler)
 
+SHUTDOWN_S = 10.0
+"""What is under way at the end may take so long; the rest is settled by the next start."""
+
 _SETTINGS = ("SCG_URL", "SCG_PORT", "SCG_TOKEN_FILE")
 
 
@@ -51,4 +54,4 @@ def create_app(
 
 async def serve(app: web.Application, address: str, port: int) -> Runner:
     """Listen; raises ConfigError or OutputError, see :func:`schedulerweb.server.serve`."""
-    return await server.serve(app, address, port, settings=_SETTINGS)
+    return await server.serve(app, address, port, settings=_SETTINGS, shutdown_timeout_s=SHUTDOWN_S)

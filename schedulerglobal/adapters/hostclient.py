@@ -1,8 +1,8 @@
 """Talking to local schedulers over HTTP (aiohttp).
 
 Older ones are asked for changes over a connection made for the purpose: if it cannot be made,
-nothing was asked; and nothing is ever sent twice, which a library may do when a connection it kept
-turns out to be closed.
+nothing was asked; and nothing is ever sent twice, which the library does with a GET whose
+connection broke. What is only read may well be asked for again.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from yarl import URL
 from schedulercommon.levels import MIB_PER_GB, format_level
 from schedulercommon.model import VmSpec
 from schedulerglobal.adapters.statusreading import read_host, read_names, read_status
-from schedulerglobal.core.outcomes import Reply
-from schedulerglobal.ports import NoAnswer, NotSent, Report
+from schedulerglobal.core.outcomes import Reply, one_line
+from schedulerglobal.ports import NoAnswer, NotSent, Report, Site
+from schedulerweb.guard import EXPECTED_HOST
 
 T = TypeVar("T")
 
-LARGEST_ANSWER = 16 << 20
+LARGEST_ANSWER = 4 << 20
 CONNECT_S = 5.0
 
 _NO_ANSWER = (
@@ -48,7 +49,7 @@ class HttpHosts:
             total=call_timeout_s, sock_connect=min(CONNECT_S, call_timeout_s)
         )
         self._kept = _session(headers, aiohttp.TCPConnector(limit=0, keepalive_timeout=60.0))
-        self._fresh = _session(headers, aiohttp.TCPConnector(limit=0, force_close=True))
+        self._fresh = _session(headers, aiohttp.TCPConnector(limit=0, force_close=True), _once)
 
     async def close(self) -> None:
         await self._kept.close()
@@ -65,16 +66,26 @@ class HttpHosts:
                 return Report(host, names, headers.get("ETag", ""), typed=True)
             if status != 404 or before is not None:
                 raise NoAnswer(_told(status, document))
-        known = {"If-None-Match": before.etag} if before is not None and before.etag else {}
-        status, headers, document = await self._get(url, "/status", known)
-        if status == 304 and known:
-            return None
+        return await self._look_at_old(url, before)
+
+    async def _look_at_old(self, url: str, before: Report | None) -> Report | None:
+        """How a host is that knows only the published routes."""
+        name = url.partition("://")[2]
+        if before is None:
+            # what is no local scheduler at all is told so before it is asked for more
+            await self._status_of_old(url, name, frozenset())
+        elif before.etag:
+            status, _, _ = await self._get(url, "/status", {"If-None-Match": before.etag})
+            if status == 304:
+                return None
+        # the names first: a VM among them is in a status that is asked for later
+        names = await self.names(url)
+        return await self._status_of_old(url, name, names)
+
+    async def _status_of_old(self, url: str, name: str, names: frozenset[str]) -> Report:
+        status, headers, document = await self._get(url, "/status", {})
         if status != 200:
             raise NoAnswer(_told(status, document))
-        # first of all: what is no local scheduler at all is told so
-        name = url.partition("://")[2]
-        _read(url, lambda it: read_status(it, name, frozenset()), document)
-        names = await self.names(url)
         host = _read(url, lambda it: read_status(it, name, names), document)
         return Report(host, names, headers.get("ETag", ""), typed=False)
 
@@ -84,29 +95,35 @@ class HttpHosts:
             raise NoAnswer(_told(status, document))
         return _read(url, read_names, document)
 
-    async def deploy(self, url: str, spec: VmSpec, *, typed: bool) -> Reply:
-        if typed:
-            return await self.ask(url, "POST", "/v1/vms", _document(spec))
+    async def deploy(self, site: Site, spec: VmSpec) -> Reply:
+        if site.typed:
+            return await self.ask(site, "POST", "/v1/vms", _document(spec))
         query = (
             f"/deploy?name={spec.name}&cpu={spec.vcpus}&mem={_gigabytes(spec.memory_mib)}"
             f"&oc={format_level(spec.level)}&qcow2={quote(spec.image, safe='/')}"
         )
-        return await self._published(url, query)
+        return await self._published(site.url, query)
 
-    async def remove(self, url: str, name: str, *, typed: bool) -> Reply:
+    async def remove(self, site: Site, name: str) -> Reply:
         quoted = quote(name, safe="")
-        if typed:
-            return await self.ask(url, "DELETE", f"/v1/vms/{quoted}")
-        return await self._published(url, f"/remove?name={quoted}")
+        if site.typed:
+            return await self.ask(site, "DELETE", f"/v1/vms/{quoted}")
+        return await self._published(site.url, f"/remove?name={quoted}")
 
-    async def cancel(self, url: str, attempt: str) -> Reply:
-        return await self.ask(url, "DELETE", f"/v1/requests/{attempt}")
+    async def cancel(self, site: Site, attempt: str) -> Reply:
+        return await self.ask(site, "DELETE", f"/v1/requests/{attempt}")
 
     async def ask(
-        self, url: str, method: str, path: str, document: Mapping[str, Any] | None = None
+        self, site: Site, method: str, path: str, document: Mapping[str, Any] | None = None
     ) -> Reply:
+        timeout = self._poll if method == "GET" else self._call
         status, _, answer = await self._send(
-            self._kept, method, url + path, timeout=self._call, json=document
+            self._kept,
+            method,
+            site.url + path,
+            timeout=timeout,
+            json=document,
+            headers={EXPECTED_HOST: site.name},
         )
         return Reply(status, answer)
 
@@ -134,9 +151,27 @@ class HttpHosts:
             raise NoAnswer(_why(problem)) from problem
 
 
-def _session(headers: Mapping[str, str], connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+async def _once(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Keeps aiohttp from sending a GET again whose connection broke, old or new: it may be done,
+    and a second one that finds the port closed would make it look as if it never was sent."""
+    try:
+        return await handler(request)
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as problem:
+        raise NoAnswer(_why(problem)) from problem
+
+
+def _session(
+    headers: Mapping[str, str],
+    connector: aiohttp.TCPConnector,
+    *middlewares: aiohttp.ClientMiddlewareType,
+) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=connector,
+        middlewares=middlewares,
         headers={"User-Agent": "VMStack", **headers},
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
@@ -207,14 +242,16 @@ def _gigabytes(memory_mib: int) -> str:
 
 def _told(status: int, document: Any) -> str:
     if isinstance(document, Mapping) and isinstance(document.get("reason"), str):
-        return f"it answers {status}: {document['reason'][:300]}"
+        return f"it answers {status}: {one_line(document['reason'])}"
     return f"it answers with status {status}"
 
 
 def _connection(problem: Exception) -> str:
     if isinstance(problem, aiohttp.ClientConnectorError):
-        code = problem.os_error.errno
-        return f"cannot connect: {os.strerror(code) if code else problem.os_error}"
+        fault = problem.os_error
+        # that of a name that cannot be resolved has a number of its own
+        code = fault.errno if fault.errno and fault.errno > 0 else 0
+        return f"cannot connect: {os.strerror(code) if code else fault.strerror or fault}"
     return "cannot connect: it took too long"
 
 

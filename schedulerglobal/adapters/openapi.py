@@ -32,7 +32,7 @@ _ABOUT = (
 _HOST = Parameter(
     name="name",
     place="path",
-    schema={"type": "string", "pattern": "^[A-Za-z0-9.:_-]{1,255}$"},
+    schema={"type": "string", "pattern": clusterwire.HOST_PATTERN},
     description="the host's name: its SCL_NAME, an older one's address and port",
 )
 _DRY_RUN = Parameter(
@@ -82,7 +82,7 @@ def _published() -> list[Operation]:
             method="get",
             path="/status",
             name="status",
-            summary="CPUs by level and memory in MiB of every host that ever answered",
+            summary="CPUs by level and memory in MiB of every host that answers",
             answer={"type": "object", "additionalProperties": STATUS},
             codes=("not-ready",),
         ),
@@ -228,6 +228,15 @@ def _of_hosts() -> list[Operation]:
             summary="Give a host these labels instead of those it has",
             answer=clusterwire.ClusterHostAnswer,
             body=clusterwire.HostChange,
+            parameters=(_HOST,),
+            codes=_OF_A_HOST,
+        ),
+        Operation(
+            method="delete",
+            path="/v1/hosts/{name}",
+            name="remove_host",
+            summary="Forget a host that is away, or empty and in maintenance",
+            answer=wire.Done,
             parameters=(_HOST,),
             codes=_OF_A_HOST,
         ),

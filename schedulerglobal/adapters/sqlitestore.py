@@ -181,7 +181,7 @@ def _perform(connection: sqlite3.Connection, work: Sequence[Statement]) -> VmSta
     apart = len(work) > 1
     if apart:
         connection.execute("SAVEPOINT caller")
-    refusal = None
+    refusal: VmStackError | None = None
     for text, values, name in work:
         try:
             connection.execute(text, values)
@@ -189,6 +189,11 @@ def _perform(connection: sqlite3.Connection, work: Sequence[Statement]) -> VmSta
             if problem.sqlite_errorcode != sqlite3.SQLITE_CONSTRAINT_UNIQUE:
                 raise
             refusal = NameTaken(name)
+            break
+        except (UnicodeEncodeError, OverflowError) as problem:
+            refusal = StoreUnavailable(
+                f"no store can keep this ({problem}); ask for something else"
+            )
             break
     if apart:
         if refusal:
@@ -210,8 +215,8 @@ def _prepared(connection: sqlite3.Connection, path: Path) -> Contents:
     for step in MIGRATIONS[version:]:
         for text in step:
             connection.execute(text)
+    # both write even where nothing changes, so that a disk without room is found now
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    # writes even where nothing changes, so that a disk without room is found now
     connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
     connection.execute("COMMIT")
     ((mode,),) = connection.execute("PRAGMA journal_mode = WAL")

@@ -11,6 +11,8 @@ from typing import Any
 from schedulercommon.levels import parse_level
 from schedulercommon.model import NAME, HostStatus, LevelStatus
 
+MOST_VMS = 8192
+LONGEST_NAME = 255
 LARGEST = 1 << 30
 """No count of CPUs, vCPUs or MiB of one host comes near; the view's integers hold it."""
 
@@ -37,7 +39,7 @@ def read_host(document: Any) -> tuple[HostStatus, frozenset[str]]:
         names += _list(level.get("vms"), "vms")
     status = HostStatus(
         name=name,
-        generation=int(host.get("generation") or 0),
+        generation=_count(host, "generation", most=1 << 62),
         capacity_cpus=_capacity(cpus, "cpus"),
         capacity_memory_mib=_capacity(memory, "memory_mib"),
         allocated_memory_mib=_count(memory, "total") - _count(memory, "free", least=-LARGEST),
@@ -51,9 +53,8 @@ def read_host(document: Any) -> tuple[HostStatus, frozenset[str]]:
 def read_status(document: Any, name: str, names: frozenset[str]) -> HostStatus:
     """The answer of ``/status`` as the status of the host that goes by *name*."""
     status = _object(document, "status")
-    if "cpu" not in status and any(
-        isinstance(each, Mapping) and "cpu" in each for each in status.values()
-    ):
+    # that of one with no host yet is empty
+    if all(isinstance(each, Mapping) and "cpu" in each for each in status.values()):
         raise ValueError("it is a global scheduler; name local schedulers only")
     cpu, memory = _object(status.get("cpu"), "cpu"), _object(status.get("mem"), "mem")
     levels = []
@@ -85,7 +86,9 @@ def read_status(document: Any, name: str, names: frozenset[str]) -> HostStatus:
 def read_names(document: Any) -> frozenset[str]:
     """The names of a list."""
     names = _list(document, "list of VMs")
-    if not all(isinstance(name, str) for name in names):
+    if len(names) > MOST_VMS:
+        raise ValueError(f"its list holds {len(names)} VMs, more than the {MOST_VMS} of any host")
+    if not all(isinstance(name, str) and len(name) <= LONGEST_NAME for name in names):
         raise ValueError("its list of VMs holds something else than names")
     return frozenset(names)
 
@@ -109,8 +112,8 @@ def _capacity(resource: Mapping[str, Any], what: str) -> int:
     return total
 
 
-def _count(about: Mapping[str, Any], field: str, least: int = 0) -> int:
+def _count(about: Mapping[str, Any], field: str, least: int = 0, most: int = LARGEST) -> int:
     value = about.get(field)
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LARGEST:
-        raise ValueError(f"its {field!r} is no whole number from {least} to {LARGEST}")
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(f"its {field!r} is no whole number from {least} to {most}")
     return value

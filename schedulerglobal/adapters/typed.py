@@ -26,7 +26,7 @@ from schedulerglobal.views import (
     vm_documents,
 )
 from schedulerprocess.events import Subscription
-from schedulerweb.answers import DONE, answer, json_bytes
+from schedulerweb.answers import DONE, answer, json_array, json_bytes
 from schedulerweb.body import read_document
 from schedulerweb.query import read_parameters, read_size, valid_name
 from schedulerweb.stream import Message, Streams, last_event_id
@@ -64,6 +64,7 @@ class TypedRoutes:
         add.add_post("/v1/hosts", self.add_host)
         add.add_get("/v1/hosts/{name}", self.host)
         add.add_patch("/v1/hosts/{name}", self.label_host)
+        add.add_delete("/v1/hosts/{name}", self.remove_host)
         for verb in HOST_VERBS:
             add.add_post(f"/v1/hosts/{{name}}/{verb}", self.change_host)
         add.add_get("/v1/capacity", self.capacity)
@@ -86,7 +87,7 @@ class TypedRoutes:
     async def vms(self, request: web.Request) -> web.Response:
         read_parameters(request)
         scheduler = known(self._scheduler)
-        return answer(json_bytes(vm_documents(scheduler.book, scheduler.fleet)))
+        return answer(await json_array(vm_documents(scheduler.book, scheduler.fleet)))
 
     async def vm(self, request: web.Request) -> web.Response:
         read_parameters(request)
@@ -154,7 +155,7 @@ class TypedRoutes:
         read_parameters(request)
         scheduler = known(self._scheduler)
         documents = host_documents(scheduler.book, scheduler.fleet, self._monotonic_s())
-        return answer(json_bytes(documents))
+        return answer(await json_array(documents))
 
     async def host(self, request: web.Request) -> web.Response:
         read_parameters(request)
@@ -184,6 +185,12 @@ class TypedRoutes:
         self._scheduler.check_ready()
         admin = self._scheduler.admin
         return self._shown_host(await admin.label(request.match_info["name"], asked.labels))
+
+    async def remove_host(self, request: web.Request) -> web.Response:
+        read_parameters(request)
+        self._scheduler.check_ready()
+        await self._scheduler.admin.remove(request.match_info["name"])
+        return answer(DONE)
 
     async def change_host(self, request: web.Request) -> web.Response:
         from schedulercommon.wire import NoRequest, read_model

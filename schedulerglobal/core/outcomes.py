@@ -21,6 +21,10 @@ ELSEWHERE = frozenset(
 """Codes of a refusal after which another host may be tried: nothing was left on this one."""
 
 
+LONGEST_REASON = 300
+"""Of what a host said, in characters."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """A whole answer of a host."""
@@ -55,6 +59,12 @@ class Outcome:
     """What the host said of the VM, if it did."""
 
 
+def one_line(text: str) -> str:
+    """What a host said as part of a sentence of ours, or of a log: printable, not too long."""
+    shown = "".join(each if each.isprintable() else " " for each in text[: 2 * LONGEST_REASON])
+    return " ".join(shown.split())[:LONGEST_REASON]
+
+
 def deploy_outcome(reply: Reply, name: str) -> Outcome:
     """What the answer to a deploy of the VM called *name* means."""
     document = reply.document
@@ -81,7 +91,7 @@ def remove_outcome(reply: Reply) -> Outcome:
 
 def _refusal(reply: Reply, document: Mapping[str, Any]) -> Outcome:
     code, reason = document.get("code"), document.get("reason")
-    reason = reason[:500] if isinstance(reason, str) and reason else "it gave no reason"
+    reason = one_line(reason) if isinstance(reason, str) and reason else "it gave no reason"
     if document.get("success") is not False:
         return _nobody_knows(reply)
     if not isinstance(code, str) or not code:

@@ -13,7 +13,7 @@ to be unsettled. Names are unique among promises that are not gone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from schedulercommon.model import VmSpec
@@ -46,8 +46,8 @@ class Promise:
     """The name of the host it is on, or being tried on."""
     status: Status
     attempt: str
-    """The request id its host was asked with: ours, new for every attempt. Empty if the VM was
-    found there. The user's own is ``spec.request_id``."""
+    """The request id its host was asked with: ours, new for every attempt. The user's own is
+    ``spec.request_id``."""
     settled: bool = True
     """Whether what became of the attempt is known; a removal may begin before it is."""
     reason: str = ""
@@ -71,3 +71,11 @@ NEXT: dict[Status, frozenset[Status]] = {
     Status.GONE: frozenset(),
 }
 """Where a promise may go from each status; a promise that is gone stays so."""
+
+
+def as_found(promise: Promise) -> Promise:
+    """*promise* as whoever reads it in the store has to take it: nobody knows what became of one
+    that was pending."""
+    if promise.status is not Status.PENDING:
+        return promise
+    return replace(promise, status=Status.UNKNOWN, settled=False)

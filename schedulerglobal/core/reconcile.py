@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
 from schedulerglobal.core.promises import Promise, Status
@@ -14,14 +14,14 @@ def corrected(
     promises: Iterable[Promise],
     names: Collection[str],
     *,
-    begun_s: float,
+    changed_since: Callable[[str], bool],
     typed: bool,
     fenced: bool,
 ) -> tuple[list[Promise], bool]:
-    """The promises of a host that its list *names*, asked for at *begun_s*, shows to be otherwise.
+    """The promises of a host that its list *names* shows to be otherwise.
 
-    Also whether the list must be had again: a promise that changed since then may or may not be
-    in it. A typed host is asked about unknown attempts one by one instead, which says more. What
+    Also whether the list must be had again: one that changed since it was asked for may or may not
+    be in it. A typed host is asked about unknown attempts one by one instead, which says more. What
     is on a fenced host is a conflict and corrects nothing.
     """
     changed: list[Promise] = []
@@ -41,7 +41,7 @@ def corrected(
                 after = replace(promise, status=Status.GONE)
             case _:
                 continue
-        if promise.changed_s >= begun_s:
+        if changed_since(promise.name):
             again = True
         else:
             changed.append(after)

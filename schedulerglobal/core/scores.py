@@ -19,12 +19,15 @@ Scores = NDArray[np.float64]
 NO_ROOM = float("-inf")
 """The score of a host that has no room, or where new VMs may not go."""
 
+_Key = tuple[int, int, int, int, Score]
+
 _KEPT_SHAPES = 32
+_ASKED_SHAPES = 4_096
+_NEVER = -1
 _AT_ONCE = 16 * BLOCK  # rows whose intermediate results stay in a core's cache
-# With numpy a changed row costs some 20 ns in a list of them but a whole list 40 µs; alone, as
-# plain numbers, some 4 µs.
+# A changed row costs some 2 µs as plain numbers; a list of them some 20 µs, and 0.1 µs each.
 _FEW_ROWS = 8
-_MANY_ROWS = 0.1  # of all: then all are scored again
+_MANY_ROWS = 0.05  # of all: then all are scored again
 _FREED_BYTES = 1 << 22
 
 
@@ -37,11 +40,15 @@ class _Kept:
         self.tops: Scores = np.empty(rows // BLOCK)
         self.cells: Any = self.scores.data
         self.top_cells: Any = self.tops.data
-        self.changes = -1
+        self.changes = _NEVER
 
 
 class KeptScores:
-    """Keeps the scores of the shapes asked for last."""
+    """Keeps the scores of shapes asked for twice or more, of these the last ones.
+
+    A shape asked for the first time is only remembered; so a stream of shapes that never come
+    again drives none out, and its scores are always written to the same, cached memory.
+    """
 
     def __init__(self, view: ClusterView) -> None:
         self._view = view
@@ -49,7 +56,9 @@ class KeptScores:
         # handing it back to the system and paying for every page of every intermediate result
         # again: that makes a decision over 10 000 hosts three times as slow.
         np.empty(_FREED_BYTES, dtype=np.int8)
-        self._kept: dict[tuple[int, int, int, int, Score], _Kept] = {}
+        self._kept: dict[_Key, _Kept] = {}
+        self._asked: dict[_Key, None] = {}
+        self._passing = _Kept(BLOCK)
 
     def best(self, shape: Shape, score: Score) -> int | None:
         """The first row with the largest score; None if there is room nowhere."""
@@ -67,17 +76,7 @@ class KeptScores:
         view, level = self._view, shape.level
         rows = -(-max(len(view), 1) // BLOCK) * BLOCK
         key = (shape.vcpus, shape.memory_mib, level.numerator, level.denominator, score)
-        # taken out and put back, it is the newest: a dict keeps that order
-        kept = self._kept.pop(key, None)
-        if kept is None:
-            if len(self._kept) >= _KEPT_SHAPES:
-                kept = self._kept.pop(next(iter(self._kept)))
-                kept.changes = -1
-            else:
-                kept = _Kept(rows)
-        if len(kept.scores) != rows:
-            kept = _Kept(rows)
-        self._kept[key] = kept
+        kept = self._found(key, rows)
         if kept.changes != view.changes:
             changed = view.changed_since(kept.changes)
             if changed is None or len(changed) > rows * _MANY_ROWS:
@@ -88,6 +87,26 @@ class KeptScores:
                 kept.scores[changed] = scored(view, shape, score, np.array(changed))
                 kept.blocks.max(axis=1, out=kept.tops)
             kept.changes = view.changes
+        return kept
+
+    def _found(self, key: _Key, rows: int) -> _Kept:
+        """The place for the scores of *key*."""
+        kept = self._kept.pop(key, None)
+        if kept is None and key not in self._asked:
+            if len(self._asked) >= _ASKED_SHAPES:
+                del self._asked[next(iter(self._asked))]
+            self._asked[key] = None
+            if len(self._passing.scores) != rows:
+                self._passing = _Kept(rows)
+            self._passing.changes = _NEVER
+            return self._passing
+        if kept is None and len(self._kept) >= _KEPT_SHAPES:
+            kept = self._kept.pop(next(iter(self._kept)))
+            kept.changes = _NEVER
+        if kept is None or len(kept.scores) != rows:
+            kept = _Kept(rows)
+        # a dict keeps order: what was taken out and put back is the newest
+        self._kept[key] = kept
         return kept
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from schedulercommon.levels import PREMIUM, Level
-from schedulercommon.model import HostStatus, LevelStatus
+from schedulercommon.model import HostStatus, LevelStatus, VmSpec
 
 Numbers = Any
 """An array, one value per row asked for; or the plain number of one row."""
@@ -45,6 +45,11 @@ class Shape:
     memory_mib: int
     """Without overhead: that is each host's own."""
     level: Level
+
+
+def shape_of(spec: VmSpec) -> Shape:
+    """What *spec* takes of a host: memory counts at its boot maximum, at the level it runs at."""
+    return Shape(spec.vcpus, spec.max_memory_mib, spec.runs_at)
 
 
 @dataclass(slots=True)

@@ -35,6 +35,7 @@ def create_app(
         loopback=is_loopback(settings.address),
         changing=frozenset((published.deploy, published.remove)),
         open_to_all=frozenset((published.healthz, published.readyz)),
+        host_name=agent.name,
     )
     app = web.Application(middlewares=[guard.middleware()], client_max_size=LARGEST_BODY)
     app[AGENT] = agent
