@@ -20,8 +20,8 @@ from schedulerlocal.carryout import carry_out
 from schedulerlocal.core.host import Host
 from schedulerlocal.core.lifecycle import Verb
 from schedulerlocal.core.reconcile import Finding, Reconciliation, reconcile, warnings
-from schedulerlocal.core.state import HostState, Vm
-from schedulerlocal.core.steps import Plan, Remove
+from schedulerlocal.core.state import HostState, Vm, violations
+from schedulerlocal.core.steps import Pin, Plan, Remove
 from schedulerlocal.core.topology import Cpus
 from schedulerlocal.core.waiting import Crowding, crowding_sentence
 from schedulerlocal.ports import Begun, Domain, Hypervisor, Journal
@@ -64,6 +64,8 @@ class HostKeeper:
         self.patience = Patience(call_timeout_s)
         self._boot_id = boot_id
         self._look = asyncio.Event()
+        self._begun: frozenset[Level] = frozenset()
+        """Levels the hypervisor was told of."""
         self._told: frozenset[Finding] = frozenset()
         self._warned: tuple[HostState, tuple[str, ...]] | None = None
         self._crowding: Mapping[Level, Crowding] = {}
@@ -166,6 +168,7 @@ class HostKeeper:
         for gone in self.states.keys() - {each.name for each in domains}:
             del self.states[gone]
         await self._set_right(result)
+        await self._begin_levels()
         self.note_since(before)
         return next((each for each in domains if each.name == name), None)
 
@@ -244,6 +247,23 @@ class HostKeeper:
                 await carry_out(result.steps, self.hypervisor, self.patience)
             except HypervisorError as problem:
                 _log.warning("repairing failed, the next pass tries again: %s", problem)
+
+    async def _begin_levels(self) -> None:
+        """Have ready what levels no plan of ours began need, before a VM of theirs is started.
+
+        Nobody is moved by it, so it is done whether repairs are or not.
+        """
+        reach = self.state.reach
+        begun = self._begun & reach.keys()
+        if not begun >= reach.keys() and not violations(self.state):
+            for level in reach.keys() - begun:
+                try:
+                    step = Pin(level, (), (), reach[level])
+                    await self.call(self.hypervisor.perform(step), "beginning a level")
+                    begun |= {level}
+                except HypervisorError as problem:
+                    _log.warning("level %s is not ready: %s", format_level(level), problem)
+        self._begun = begun
 
     def _was_undone(self, domain: Domain) -> bool:
         """Whether a VM of ours is there although its deploy was answered with a failure."""

@@ -132,6 +132,7 @@ def _on_libvirt(
         ) from problem
     from schedulerlocal.adapters.hypervisor import LibvirtHypervisor, Surroundings
     from schedulerlocal.adapters.libvirtlink import LibvirtLink
+    from schedulerlocal.adapters.partitions import Partitions, find_tree
     from schedulerlocal.adapters.storage import Storage
 
     storage = Storage(
@@ -141,6 +142,11 @@ def _on_libvirt(
         host_name=settings.name,
         timeout_s=settings.call_timeout_s / 2,
     )
+    tree = (
+        find_tree() if real.libvirt.url.startswith("qemu:///system") else "it is not the system's"
+    )
+    if isinstance(tree, str):
+        _log.info("VMs are pinned one by one: %s", tree)
     around = Surroundings(
         state_dir=state_dir,
         boot_id=boot_id,
@@ -149,6 +155,7 @@ def _on_libvirt(
         now_s=time.monotonic,
         wall_s=time.time,
         rng=SystemRandom(),
+        partitions=None if isinstance(tree, str) else Partitions(tree),
     )
     link = LibvirtLink(Connections(real.libvirt.url, rng=around.rng))
     return LibvirtHypervisor(host, link, storage, real.libvirt, around)

@@ -14,7 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import assert_never
 
-from schedulercommon.model import VmSpec
+from schedulercommon.model import VmSpec, VmState
 from schedulerlocal.adapters.domaintemplate import read_template
 from schedulerlocal.adapters.guestkind import Kind, find_guest_kind
 from schedulerlocal.adapters.hostmeter import HostMeter
@@ -22,7 +22,8 @@ from schedulerlocal.adapters.hypervisorlink import Ears, Link
 from schedulerlocal.adapters.hypervisorpower import DomainPower
 from schedulerlocal.adapters.hypervisorsteps import DomainSteps, Making
 from schedulerlocal.adapters.knowndomains import Known, KnownDomains
-from schedulerlocal.adapters.levelpins import VcpuPins
+from schedulerlocal.adapters.levelplaces import LevelPlaces
+from schedulerlocal.adapters.partitions import Partitions
 from schedulerlocal.adapters.storage import Disk, DiskFile, Storage, VmDisks
 from schedulerlocal.config import LibvirtSettings
 from schedulerlocal.core.host import Host
@@ -32,6 +33,14 @@ from schedulerlocal.core.topology import Cpus
 from schedulerlocal.ports import Domain, HostUsage
 
 _GRACE = 0.75  # of what a call may take
+
+_AFTER = {
+    Verb.START: VmState.RUNNING,
+    Verb.SHUTDOWN: VmState.DOWN,
+    Verb.REBOOT: VmState.RUNNING,
+    Verb.SUSPEND: VmState.SUSPENDED,
+    Verb.RESUME: VmState.RUNNING,
+}
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +57,8 @@ class Surroundings:
     """Monotonic."""
     wall_s: Callable[[], float]
     rng: Random = field(default_factory=Random)
+    partitions: Partitions | None = None
+    """None: VMs are pinned one by one."""
 
 
 class LibvirtHypervisor:
@@ -73,13 +84,22 @@ class LibvirtHypervisor:
             _log.warning("%s: left out, since not allowed: %s", settings.template, left_out)
         self._template = template.domain if template else None
         self._known = KnownDomains(link, around.now_s)
-        self._pins = VcpuPins(link, self._known, around.host_cpus)
-        self._steps = DomainSteps(link, self._known, storage, rng=around.rng, wall_s=around.wall_s)
+        self._places = LevelPlaces(
+            link,
+            self._known,
+            around.partitions,
+            everywhere=tuple(sorted(host.topology.ids)),
+            host_cpus=around.host_cpus,
+        )
+        self._steps = DomainSteps(
+            link, self._known, storage, self._places, rng=around.rng, wall_s=around.wall_s
+        )
         self._power = DomainPower(
             link,
             self._known,
             storage,
             self._steps,
+            self._places,
             grace_s=around.call_timeout_s * _GRACE,
             now_s=around.now_s,
         )
@@ -125,7 +145,7 @@ class LibvirtHypervisor:
             if self._storage.prepared(spec.name) is disk:
                 await self.discard(spec)
             self._left.pop(spec.name, None)
-        return [each.domain for each in known.values()]
+        return self._places.domains(known.values())
 
     async def prepare(self, spec: VmSpec) -> None:
         await self._storage.prepare(spec)
@@ -147,9 +167,11 @@ class LibvirtHypervisor:
     async def perform(self, step: Step) -> None:
         match step:
             case Pin():
-                await self._pins.move(step)
+                await self._places.move(step)
             case Create():
                 await self._steps.create(step)
+                wanted = step.vm.spec.start
+                self._known.expect(step.vm.name, VmState.RUNNING if wanted else VmState.DOWN)
             case Remove():
                 await self._steps.remove(step)
             case Resize():
@@ -161,6 +183,7 @@ class LibvirtHypervisor:
 
     async def power(self, name: str, verb: Verb, force: bool) -> None:
         await self._power.do(name, verb, force)
+        self._known.expect(name, _AFTER[verb])
 
     async def usage(self) -> HostUsage:
         return await self._meter.usage()

@@ -11,6 +11,7 @@ from schedulercommon.model import VmState
 from schedulerlocal.adapters.hypervisorlink import Link, LinkError, Why
 from schedulerlocal.adapters.hypervisorsteps import DomainSteps, disk_of
 from schedulerlocal.adapters.knowndomains import Known, KnownDomains
+from schedulerlocal.adapters.levelplaces import LevelPlaces
 from schedulerlocal.adapters.storage import Storage
 from schedulerlocal.core.lifecycle import Verb, state_after
 
@@ -29,6 +30,7 @@ class DomainPower:
         known: KnownDomains,
         storage: Storage,
         steps: DomainSteps,
+        places: LevelPlaces,
         *,
         grace_s: float,
         now_s: Callable[[], float],
@@ -37,6 +39,7 @@ class DomainPower:
         self._known = known
         self._storage = storage
         self._steps = steps
+        self._places = places
         self._grace_s = grace_s
         self._now_s = now_s
 
@@ -65,6 +68,7 @@ class DomainPower:
         async with self._storage.starting(known.name, disk):
             await self._steps.note_wanted(known, running=True)
             try:
+                await self._places.before_start(known)
                 await self._link.start(known.name)
                 self._steps.booted(known.name)
             except HypervisorError:
@@ -72,7 +76,8 @@ class DomainPower:
                     await self._forget_wish(known.name)
                 raise
         try:
-            await self._steps.note_resolved(known.name, starts=True)
+            now = await self._steps.note_resolved(known.name, starts=True)
+            await self._places.after_start(now)
         except HypervisorError as problem:
             _log.warning("what VM %s became is not noted: %s", known.name, problem)
 

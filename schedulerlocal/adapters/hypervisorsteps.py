@@ -23,6 +23,7 @@ from schedulerlocal.adapters.domainmetadata import DomainMetadata, metadata_text
 from schedulerlocal.adapters.domainxml import DomainParts, cpu_shares, domain_xml
 from schedulerlocal.adapters.hypervisorlink import Link, LinkError, Why
 from schedulerlocal.adapters.knowndomains import Known, KnownDomains
+from schedulerlocal.adapters.levelplaces import LevelPlaces
 from schedulerlocal.adapters.storage import Base, Disk, Storage
 from schedulerlocal.core.state import Vm
 from schedulerlocal.core.steps import Adopt, Create, Remove, Resize
@@ -59,6 +60,7 @@ class DomainSteps:
         link: Link,
         known: KnownDomains,
         storage: Storage,
+        places: LevelPlaces,
         *,
         rng: Random,
         wall_s: Callable[[], float],
@@ -68,6 +70,7 @@ class DomainSteps:
         self._link = link
         self._known = known
         self._storage = storage
+        self._places = places
         self._rng = rng
         self._wall_s = wall_s
         self._plugging: set[asyncio.Task[None]] = set()
@@ -88,12 +91,14 @@ class DomainSteps:
         except (RefusedError, OSError) as problem:
             raise HypervisorError(f"VM {name!r} could not be defined: {problem}") from problem
         with self._known.working_on([name]):
+            await self._places.make_ready(spec.runs_at, step.cpus)
             await self._link.define(name, xml)
             try:
                 if spec.start:
                     await self._link.start(name)
-                self._known.pinning(name, step.cpus)
-                await self.note_resolved(name, starts=spec.start)
+                self._known.pinning(name, self._places.first_pins(spec.runs_at, step.cpus))
+                known = await self.note_resolved(name, starts=spec.start)
+                await self._places.after_start(known, step.cpus)
             except HypervisorError:
                 await self._unmake(name)
                 raise
@@ -118,7 +123,7 @@ class DomainSteps:
             with suppress(LinkError):  # it is gone, and the next pass finds that out as well
                 await self._known.renew(name)
 
-    async def note_resolved(self, name: str, *, starts: bool) -> Known | None:
+    async def note_resolved(self, name: str, *, starts: bool) -> Known:
         """Note what machine and CPU model came out of what was asked; returns what is there now.
 
         The CPU model is known once the VM has started.
@@ -155,14 +160,15 @@ class DomainSteps:
                 return mac
 
     def _parts(self, making: Making, step: Create, metadata: DomainMetadata) -> DomainParts:
-        vm = step.vm
+        vm, level = step.vm, step.vm.spec.runs_at
         nodes = tuple([node for node, mib in vm.memory_nodes if mib]) if making.has_nodes else ()
         return DomainParts(
             metadata=metadata,
-            cpus=step.cpus,
+            cpus=self._places.first_pins(level, step.cpus),
             console_log=str(making.console_dir / f"{vm.name}.log"),
-            emulator_cpus=making.host_cpus if vm.spec.runs_at == PREMIUM else (),
+            emulator_cpus=making.host_cpus if level == PREMIUM else (),
             nodes=nodes,
+            partition=self._places.partition(level),
             kind=making.kind,
             emulator=making.emulator,
             machine=making.machine,

@@ -1,8 +1,4 @@
-"""How a level's CPUs change: the one place that knows the ways a host has for it.
-
-So far there is one, pins for every vCPU over several connections. A host with cgroup v2 could do
-with one write to a partition that all VMs of the level are in.
-"""
+"""Moving the VMs of a level by their pins: every vCPU's, over several connections to libvirt."""
 
 from __future__ import annotations
 
