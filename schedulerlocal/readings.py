@@ -131,8 +131,11 @@ def _level_reading(
 ) -> LevelReading:
     readings = [vms[vm.name] for vm in subset.vms]
     online = [now.cpu_shares[cpu] for cpu in subset.cpus if cpu in now.cpu_shares]
-    known = [each for vm in subset.vms if (each := demands[vm.name]) is not None]
-    waited = waiting(known, elapsed_s) if known else None
+    wanted = [demands[vm.name] for vm in subset.vms]
+    known = [each for each in wanted if each is not None]
+    # that VMs which are down do not wait says nothing of the others
+    untold = len(known) < len(wanted) and all(each is IDLE for each in known)
+    waited = None if untold else waiting(known, elapsed_s)
     return LevelReading(
         cpus=_sum_known([each.cpus for each in readings]),
         busy=sum(online) / len(online) if online else None,
