@@ -48,6 +48,7 @@ class FakeLink:
     kinds: frozenset[str] = frozenset({"qemu"})
     plugs: bool = True
     """Whether guests take vCPUs and memory, or give them up, while they run."""
+    resumes: bool = True
 
     @property
     def changes(self) -> list[tuple[object, ...]]:
@@ -163,7 +164,8 @@ class FakeLink:
 
     async def resume(self, name: str) -> None:
         self._call("resume", name)
-        self._there(name).state = VmState.RUNNING
+        if self.resumes:
+            self._there(name).state = VmState.RUNNING
 
     async def is_active(self, name: str) -> bool:
         self._call("is_active", name)

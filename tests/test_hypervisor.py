@@ -153,7 +153,7 @@ def test_what_libvirt_refuses_to_start_leaves_nothing(host: RealHost) -> None:
         refused = driver.deploy(name)
         assert refusal(refused) == (502, "hypervisor-failed")
         assert "there-is-none" in refused.json["reason"]
-        assert "Traceback" not in driver.service.told
+        assert "Traceback" not in driver.service.heard()
         eventually(lambda: not host.overlays and not host.domains())
         assert driver.vms() == []
         assert host.notes == []

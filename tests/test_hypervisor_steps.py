@@ -333,3 +333,21 @@ async def test_only_what_changed_is_told_and_read(rig: Rig) -> None:
     assert rig.told == 2
     await rig.hypervisor.domains()
     assert rig.link.made[-1] == ("read_all",)
+
+
+async def test_a_step_that_fails_has_everybody_look_again(rig: Rig) -> None:
+    vm = await rig.make(rig.vm("vm"))
+    rig.link.fails_at = 1
+    rig.link.hear(vm.name)  # somebody stopped it, which is why
+    with pytest.raises(HypervisorError):
+        await rig.hypervisor.perform(Pin(TWO, (vm.name,), WIDE, NARROW))
+    assert rig.told
+
+
+async def test_a_verb_that_somebody_undoes_at_once_has_everybody_look_again(rig: Rig) -> None:
+    vm = await rig.make(rig.vm("vm"))
+    await rig.hypervisor.power(vm.name, Verb.SUSPEND, force=False)
+    assert await rig.quiet() == 0
+    rig.link.resumes = False
+    await rig.hypervisor.power(vm.name, Verb.RESUME, force=False)
+    assert await rig.quiet() == 1

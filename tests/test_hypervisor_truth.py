@@ -178,7 +178,7 @@ def test_libvirtd_away_refuses_changes_and_comes_back(host: RealHost) -> None:
         eventually(lambda: not driver.service.get("/v1/host")["warnings"], AT_ONCE_S)
         driver.done(name, "start")
         assert host.overlays == [name]
-        assert "Traceback" not in driver.service.told
+        assert "Traceback" not in driver.service.heard()
 
 
 def test_a_libvirtd_that_hangs_fails_the_request_only(host: RealHost) -> None:

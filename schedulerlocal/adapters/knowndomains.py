@@ -132,15 +132,27 @@ class KnownDomains:
 
     @contextmanager
     def working_on(self, names: Iterable[str]) -> Iterator[None]:
-        """Meanwhile nobody is told of what happens to *names*: we do it."""
+        """Meanwhile nobody is told of what happens to *names*: we do it.
+
+        If that fails, something we did not do may be why, and what was heard of it is told.
+        """
         self._working.update(names := tuple(names))
         try:
             yield
+        except BaseException:
+            self.changed()
+            raise
         finally:
             self._working.subtract(names)
             self._working += Counter()
             if not self._dirty.isdisjoint(names):
                 self._look_soon()
+
+    def expect(self, name: str, state: VmState) -> None:
+        """We just made the VM called *name* do that; somebody may have come between."""
+        known = self._known.get(name)
+        if known is None or known.state is not state:
+            self.changed()
 
     def pinning(self, name: str, cpus: Cpus) -> None:
         """From now on *cpus* is where the vCPUs of the VM called *name* belong."""
