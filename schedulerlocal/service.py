@@ -142,9 +142,8 @@ def _on_libvirt(
         host_name=settings.name,
         timeout_s=settings.call_timeout_s / 2,
     )
-    tree = (
-        find_tree() if real.libvirt.url.startswith("qemu:///system") else "it is not the system's"
-    )
+    ours = real.libvirt.url.startswith("qemu:///system")
+    tree = find_tree() if ours else "QEMU_URL is not of this machine's own libvirtd"
     if isinstance(tree, str):
         _log.info("VMs are pinned one by one: %s", tree)
     around = Surroundings(

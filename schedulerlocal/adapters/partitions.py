@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from errno import EIO
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -61,59 +62,17 @@ def level_of(partition: str) -> Level | None:
     return level if partition_of(level) == partition else None
 
 
-@dataclass(frozen=True, slots=True)
-class Tree:
-    """Where a host's partitions are."""
-
-    root: Path
-    slices: bool
-    """Whether systemd keeps them."""
-
-    def folder(self, level: Level) -> Path:
-        stem = Path(partition_of(level)).name
-        if self.slices:
-            return self.root / "machine.slice" / f"machine-{stem}.slice"
-        return self.root / "machine" / f"{stem}.partition"
+def _make(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
 
 
-def find_tree(
-    root: Path = CGROUPS,
-    booted_by_systemd: Path = BOOTED_BY_SYSTEMD,
-    machined: Sequence[Path] = _MACHINED,
-) -> Tree | str:
-    """Where partitions can be, ready to have some; or, as a part of a sentence, why nowhere."""
+def _write(path: Path, text: str) -> None:
+    """In one write and to a file that is there, as the kernel's are; raises OSError."""
+    target = os.open(path, os.O_WRONLY)
     try:
-        controllers = (root / "cgroup.controllers").read_text().split()
-    except OSError:
-        return f"{root} is not of cgroup v2"
-    if "cpuset" not in controllers:
-        return f"{root} has no cpuset controller"
-    if booted_by_systemd.is_dir():
-        if not any(path.exists() for path in machined) or not shutil.which("systemctl"):
-            return "systemd-machined, through which libvirt makes slices, is not installed"
-        return Tree(root, slices=True)
-    try:
-        (root / "machine").mkdir(exist_ok=True)
-        for folder in (root, root / "machine"):
-            _pass_on(folder)
-    except OSError as problem:
-        return f"{problem.filename or root} cannot be set up: {problem.strerror}"
-    return Tree(root, slices=False)
-
-
-def _pass_on(folder: Path) -> None:
-    """Let the children of *folder* have controllers; raises OSError if they do not get cpuset."""
-    available = (folder / "cgroup.controllers").read_text().split()
-    control = folder / "cgroup.subtree_control"
-    passed = control.read_text().split()
-    for controller in _PASSED_ON:
-        if controller in passed or (controller not in available and controller != "cpuset"):
-            continue
-        try:
-            _write(control, f"+{controller}")
-        except OSError:
-            if controller == "cpuset":
-                raise
+        os.write(target, f"{text}\n".encode())
+    finally:
+        os.close(target)
 
 
 def _systemctl(arguments: Sequence[str]) -> None:
@@ -128,20 +87,85 @@ def _systemctl(arguments: Sequence[str]) -> None:
             stdin=subprocess.DEVNULL,
         )
     except subprocess.CalledProcessError as problem:
-        raise OSError(0, f"systemctl says {problem.stderr.strip()[:200]!r}") from problem
+        raise OSError(EIO, f"systemctl says {problem.stderr.strip()[:200]!r}") from problem
     except subprocess.TimeoutExpired as problem:
-        raise OSError(0, f"systemctl did not answer within {_SYSTEMCTL_S:g} s") from problem
+        raise OSError(EIO, f"systemctl did not answer within {_SYSTEMCTL_S:g} s") from problem
+
+
+@dataclass(frozen=True, slots=True)
+class Hands:
+    """What changes cgroups; each raises OSError."""
+
+    make: Callable[[Path], None] = _make
+    write: Callable[[Path, str], None] = _write
+    remove: Callable[[Path], None] = Path.rmdir
+    systemctl: Callable[[Sequence[str]], None] = _systemctl
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """Where a host's partitions are."""
+
+    root: Path
+    slices: bool
+    """Whether systemd keeps them."""
+    hands: Hands
+
+    def folder(self, level: Level) -> Path:
+        stem = Path(partition_of(level)).name
+        if self.slices:
+            return self.root / "machine.slice" / f"machine-{stem}.slice"
+        return self.root / "machine" / f"{stem}.partition"
+
+
+def find_tree(
+    root: Path = CGROUPS,
+    booted_by_systemd: Path = BOOTED_BY_SYSTEMD,
+    machined: Sequence[Path] = _MACHINED,
+    hands: Hands | None = None,
+) -> Tree | str:
+    """Where partitions can be, ready to have some; or, as a part of a sentence, why nowhere."""
+    hands = hands or Hands()
+    try:
+        controllers = (root / "cgroup.controllers").read_text().split()
+    except OSError:
+        return f"{root} is not of cgroup v2"
+    if "cpuset" not in controllers:
+        return f"{root} has no cpuset controller"
+    if booted_by_systemd.is_dir():
+        if not any(path.exists() for path in machined) or not shutil.which("systemctl"):
+            return "systemd-machined, through which libvirt makes slices, is not installed"
+        return Tree(root, True, hands)
+    try:
+        hands.make(root / "machine")
+        for folder in (root, root / "machine"):
+            _pass_on(folder, hands)
+    except OSError as problem:
+        return f"{problem.filename or root} cannot be set up: {problem.strerror}"
+    return Tree(root, False, hands)
+
+
+def _pass_on(folder: Path, hands: Hands) -> None:
+    """Let the children of *folder* have controllers; raises OSError if they do not get cpuset."""
+    available = (folder / "cgroup.controllers").read_text().split()
+    control = folder / "cgroup.subtree_control"
+    passed = control.read_text().split()
+    for controller in _PASSED_ON:
+        if controller in passed or (controller not in available and controller != "cpuset"):
+            continue
+        try:
+            hands.write(control, f"+{controller}")
+        except OSError:
+            if controller == "cpuset":
+                raise
 
 
 class Partitions:
     """The partitions of a host. A call that was given up is carried out all the same, before those
     that come after it."""
 
-    def __init__(self, tree: Tree, systemctl: Callable[[Sequence[str]], None] = _systemctl) -> None:
-        self.writes = 0
-        """How often a level's CPUs were written."""
+    def __init__(self, tree: Tree) -> None:
         self._tree = tree
-        self._systemctl = systemctl
         self._thread = CallThreads("partitions", 1)
 
     def cpus(self, level: Level) -> Cpus:
@@ -225,16 +249,16 @@ class Partitions:
 
     def _make(self, folder: Path) -> None:
         if self._tree.slices:
-            self._systemctl(["start", folder.name])
+            self._tree.hands.systemctl(["start", folder.name])
         else:
-            folder.mkdir(exist_ok=True)
+            self._tree.hands.make(folder)
 
     def _ask(self, folder: Path, cpus: str) -> None:
-        self.writes += 1
         if self._tree.slices:
-            self._systemctl(["set-property", "--runtime", folder.name, f"AllowedCPUs={cpus}"])
+            allowed = f"AllowedCPUs={cpus}"
+            self._tree.hands.systemctl(["set-property", "--runtime", folder.name, allowed])
         else:
-            _write(folder / "cpuset.cpus", cpus)
+            self._tree.hands.write(folder / "cpuset.cpus", cpus)
 
     def _granted(self, level: Level, wanted: Cpus) -> Cpus:
         """systemd answers first and writes a moment later."""
@@ -250,7 +274,7 @@ class Partitions:
             return
         with suppress(FileNotFoundError):
             try:
-                self._folder(level).rmdir()
+                self._tree.hands.remove(self._folder(level))
             except OSError as problem:
                 _log.info("%s stays: %s", self._folder(level), problem.strerror)
 
@@ -262,12 +286,3 @@ class Partitions:
         # one nobody waits for any more may fail
         future.add_done_callback(lambda done: done.cancelled() or done.exception())
         return await asyncio.shield(future)
-
-
-def _write(path: Path, text: str) -> None:
-    """In one write and to a file that is there, as the kernel's are; raises OSError."""
-    target = os.open(path, os.O_WRONLY)
-    try:
-        os.write(target, f"{text}\n".encode())
-    finally:
-        os.close(target)
