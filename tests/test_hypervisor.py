@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from schedulerlocal.adapters.domainmetadata import METADATA_URI
 from tests.hypervisorlab import Lab, libvirt, thread_pins, vcpu_threads, wait_for_line
 from tests.realhost import RealHost, real_host, refusal
-from tests.servers import eventually
+from tests.servers import eventually, run_local
 
 CPUS = tuple(sorted(os.sched_getaffinity(0)))
 pytestmark = pytest.mark.skipif(len(CPUS) < 2, reason="levels need two CPUs")
@@ -169,3 +170,44 @@ def test_one_image_in_place_is_for_one_vm(host: RealHost) -> None:
         driver.removed(name)
         assert host.image.exists()
         assert host.overlays == []
+
+
+def test_the_kind_of_guest_is_tried_once(host: RealHost) -> None:
+    """Whatever this machine can do: a guest of the kind that was found gets to its boot."""
+    tried = host.directory / "journal" / "guest-kind.json"
+    with host.service(QEMU_TYPE="auto") as driver:
+        kind = json.loads(tried.read_text())["kind"]
+        assert kind in ("kvm", "qemu")
+        assert ("guests are emulated" in driver.service.heard()) is (kind == "qemu")
+        assert host.domains() == {}
+    first = tried.stat().st_mtime_ns
+    with host.service(QEMU_TYPE="auto") as driver:
+        name = host.lab.name()
+        driver.deployed(name)
+        with host.domain(name) as domain:
+            assert ET.fromstring(domain.XMLDesc()).get("type") == kind
+        wait_for_line(host.console(name), "^guest up")
+    assert tried.stat().st_mtime_ns == first
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("no XML", "is not XML"),
+        ('<!DOCTYPE domain SYSTEM "/etc/passwd"><domain><devices/></domain>', "DOCTYPE"),
+        ("<domain/>", "no <devices>"),
+        (None, "cannot be read|does not exist|No such file"),
+    ],
+    ids=["no XML", "DOCTYPE", "no devices", "no file"],
+)
+def test_a_template_that_cannot_be_used_ends_the_start(
+    host: RealHost, template: str | None, said: str
+) -> None:
+    path = host.directory / "template.xml"
+    if template is not None:
+        path.write_text(template)
+    settings = {**host.settings(), "QEMU_TEMPLATE": str(path)}
+    ended = run_local(host.directory, settings=settings)
+    assert ended.returncode == 2
+    assert re.search(f"QEMU_TEMPLATE .*({said})", ended.stderr.splitlines()[-1]), ended.stderr
+    assert "Traceback" not in ended.stderr
