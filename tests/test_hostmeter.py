@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -148,18 +150,25 @@ def test_throttled_by_a_quota(root: Path, cgroup: str, place: str, text: str) ->
 
 
 class Link:
-    """Tells one recorded answer after the other."""
+    """Tells one recorded answer after the other, none while ``answering`` is not set."""
 
     def __init__(self, *answers: dict[str, dict[str, Any]]) -> None:
+        self.answering = asyncio.Event()
+        self.answering.set()
+        self.asked = 0
         self._answers = list(answers)
 
     async def all_stats(self) -> list[tuple[str, dict[str, Any]]]:
+        self.asked += 1
+        await self.answering.wait()
         return list(self._answers.pop(0).items())
 
 
-def meter(root: Path, link: Link, threads: GuestThreads) -> HostMeter:
-    times = iter((100.0, 110.0, 120.0))
-    return HostMeter(link, (0, 1), lambda: next(times), HostCounters(root), threads)
+def meter(root: Path, link: Link, threads: GuestThreads, patience_s: float = 10) -> HostMeter:
+    times = count(100.0, 10.0)
+    return HostMeter(
+        link, (0, 1), lambda: next(times), HostCounters(root), threads, patience_s=patience_s
+    )
 
 
 def running(ran_s: float, waited_s: float | None) -> dict[str, Any]:
@@ -189,6 +198,32 @@ async def test_what_a_host_uses(root: Path) -> None:
 async def test_an_older_libvirt_is_helped_out(root: Path) -> None:
     reading = meter(root, Link({"vm": running(1, None)}), guest(root))
     assert (await reading.usage()).vms["vm"].vcpus[0] == VcpuTime(1.5, 0.25)
+
+
+async def test_an_emulator_that_hangs_does_not_hide_the_others(root: Path) -> None:
+    link = Link({"vm": running(1, 1), "gone": running(1, 1)}, {"vm": running(3, 2)})
+    reading = meter(root, link, guest(root), patience_s=0.01)
+    await reading.usage()
+    link.answering.clear()
+    for _ in range(3):
+        stat(root, c0=[link.asked * 10, *[0] * 9], c1=[0] * 10)
+        usage = await reading.usage()
+        assert usage.vms["vm"].vcpus[0] == VcpuTime(1.5, 0.25)
+        assert (usage.vms["vm"].cpu_time_s, usage.vms["vm"].memory_used_mib) == (None, None)
+        assert usage.vms["gone"].vcpus == {}
+    assert link.asked == 2  # the one that is late is waited for
+    link.answering.set()
+    usage = await reading.usage()
+    assert link.asked == 2
+    assert usage.vms["vm"].vcpus == {0: VcpuTime(pytest.approx(3), pytest.approx(2))}
+
+
+async def test_nothing_is_known_if_libvirt_never_answered(root: Path) -> None:
+    link = Link()
+    link.answering.clear()
+    usage = await meter(root, link, guest(root), patience_s=0.01).usage()
+    assert usage.vms == {}
+    assert usage.memory_share == pytest.approx(0.25)
 
 
 async def test_quotas_are_looked_up_for_those_that_waited(root: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -72,7 +74,9 @@ class Bulk:
         self._connection = connection
 
     async def all_stats(self) -> list[Stats]:
-        return [(each.name(), told) for each, told in self._connection.getAllDomainStats()]
+        nowait = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
+        told = await asyncio.to_thread(self._connection.getAllDomainStats, 0, nowait)
+        return [(each.name(), stats) for each, stats in told]
 
 
 async def test_a_quota_of_its_own_is_not_counted_as_waiting(lab: Lab) -> None:
@@ -111,5 +115,33 @@ async def test_a_quota_of_its_own_is_not_counted_as_waiting(lab: Lab) -> None:
         assert without is not None
         assert wanted.waited_s > WINDOW_S * 0.7
         assert without.waited_s < wanted.waited_s * 0.5
+    finally:
+        connection.close()
+
+
+async def test_a_hung_emulator_does_not_hide_how_long_vms_wait(lab: Lab) -> None:
+    connection = lab.connect()
+    names = [lab.name("hung"), lab.name("burner")]
+    try:
+        for name in names:
+            connection.createXML(lab.domain_xml(name, "lab.burn=1", pins=(CPUS[-1:],)))
+        for name in names:
+            wait_for_line(lab.console(name), "^guest up")
+        threads = GuestThreads(pids=lab.directory / "run" / "qemu")
+        meter = HostMeter(
+            Bulk(connection), CPUS, time.monotonic, threads=threads, patience_s=WINDOW_S
+        )
+        before = await meter.usage()
+        os.kill(lab.pid(names[0]), signal.SIGSTOP)
+        try:
+            now = await meter.usage()
+        finally:
+            os.kill(lab.pid(names[0]), signal.SIGCONT)
+        for name in names:
+            wanted = demand(before.vms[name].vcpus, now.vms[name].vcpus)
+            assert wanted is not None
+        assert wanted.ran_s > 0
+        after = await meter.usage()
+        assert {each.cpu_time_s is None for each in after.vms.values()} == {False}
     finally:
         connection.close()

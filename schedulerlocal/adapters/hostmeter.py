@@ -1,11 +1,16 @@
-"""The usage of a real host: one call to libvirt for all VMs, and what ``/proc`` adds to it."""
+"""The usage of a real host: one call to libvirt for all VMs, and what ``/proc`` adds to it.
+
+One emulator that hangs can hold up libvirt's answer about all of them. Then ``/proc`` has to do,
+which still tells how long VMs wait; and until that call has ended no other is made.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+import logging
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from schedulerlocal.adapters.guestthreads import GuestThreads
 from schedulerlocal.adapters.hostcounters import HostCounters
@@ -14,11 +19,15 @@ from schedulerlocal.core.topology import Cpus
 from schedulerlocal.core.waiting import LEAST_CPUS, demand
 from schedulerlocal.ports import HostUsage, VmUsage
 
+_PATIENCE_S = 5.0
+
+_log = logging.getLogger(__name__)
+
 
 class Told(Protocol):
     """What is needed of the link to libvirt."""
 
-    def all_stats(self) -> Awaitable[Iterable[Stats]]: ...
+    def all_stats(self) -> Coroutine[Any, Any, Iterable[Stats]]: ...
 
 
 class HostMeter:
@@ -31,18 +40,35 @@ class HostMeter:
         now_s: Callable[[], float],
         counters: HostCounters | None = None,
         threads: GuestThreads | None = None,
+        patience_s: float = _PATIENCE_S,
     ) -> None:
         self._link = link
         self._cpus = cpus
         self._now_s = now_s
         self._counters = counters or HostCounters()
         self._threads = threads or GuestThreads()
+        self._patience_s = patience_s
         self._before: HostUsage | None = None
+        self._asked: asyncio.Task[Iterable[Stats]] | None = None
 
     async def usage(self) -> HostUsage:
         """Raises HypervisorError."""
-        told = await self._link.all_stats()
+        told: Iterable[Stats]
+        try:
+            async with asyncio.timeout(self._patience_s):
+                told = await asyncio.shield(self._under_way())
+        except TimeoutError:
+            _log.warning("libvirt is late with what VMs use, as when an emulator hangs")
+            told = [(name, {}) for name in self._before.vms] if self._before else []
         return await asyncio.to_thread(self._read, told, self._now_s())
+
+    def _under_way(self) -> asyncio.Task[Iterable[Stats]]:
+        """The call to libvirt that was given up and goes on, or a new one."""
+        if self._asked is None or self._asked.done():
+            self._asked = asyncio.create_task(self._link.all_stats(), name="statistics")
+            # one nobody waits for any more may fail
+            self._asked.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return self._asked
 
     def _read(self, told: Iterable[Stats], at_s: float) -> HostUsage:
         shares = self._counters.cpu_shares()
