@@ -513,6 +513,26 @@ async def test_a_libvirt_that_does_not_use_cgroups_is_noticed(
     assert sum("does not use cgroup v2" in each.getMessage() for each in caplog.records) == 1
 
 
+@pytest.mark.parametrize("start", [True, False], ids=["deployed", "started"])
+async def test_a_libvirt_that_looks_elsewhere_for_partitions_gets_none(
+    machine: Machinery, caplog: pytest.LogCaptureFixture, start: bool
+) -> None:
+    async with machine.service() as agent:
+        machine.link.cgroups = FakeCgroups(machine.directory / "elsewhere", set(CPUS))
+        for name in ("a", "b"):
+            await agent.deploy(machine.spec(name, start=start))
+            if not start:
+                await agent.power(name, Verb.START)
+        for name in ("a", "b"):
+            assert machine.link.partition(name) is None
+            assert machine.link.places(name) == {"0-1"}
+        await machine.look()
+        before = machine.keeper.state
+        await machine.look()
+        assert machine.keeper.state is before
+    assert sum("no /machine/vmstack_l2x0" in each.getMessage() for each in caplog.records) == 1
+
+
 async def test_level_one_is_pinned_where_its_emulators_have_cpus_of_the_hosts(
     machine: Machinery,
 ) -> None:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 
 from schedulercommon.errors import HypervisorError, RefusedError, UnknownVm
+from schedulercommon.levels import PREMIUM
 from schedulercommon.model import VmState
 from schedulerlocal.adapters.hypervisorlink import Link, LinkError, Why
 from schedulerlocal.adapters.hypervisorsteps import DomainSteps, disk_of
@@ -69,7 +70,8 @@ class DomainPower:
             await self._steps.note_wanted(known, running=True)
             try:
                 await self._places.before_start(known)
-                await self._link.start(known.name)
+                level = known.metadata.spec.runs_at if known.metadata else PREMIUM
+                await self._places.start(known.name, level)
                 self._steps.booted(known.name)
             except HypervisorError:
                 if known.metadata and not known.metadata.spec.start:

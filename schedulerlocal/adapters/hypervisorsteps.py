@@ -95,7 +95,7 @@ class DomainSteps:
             await self._link.define(name, xml)
             try:
                 if spec.start:
-                    await self._link.start(name)
+                    await self._places.start(name, spec.runs_at, step.cpus)
                 self._known.pinning(name, self._places.first_pins(spec.runs_at, step.cpus))
                 known = await self.note_resolved(name, starts=spec.start)
                 await self._places.after_start(known, step.cpus)

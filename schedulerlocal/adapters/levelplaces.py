@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from schedulercommon.errors import HypervisorError
 from schedulercommon.levels import PREMIUM, Level, format_level
 from schedulerlocal.adapters.domainedit import placed_xml
-from schedulerlocal.adapters.hypervisorlink import Link
+from schedulerlocal.adapters.hypervisorlink import Link, LinkError, Why
 from schedulerlocal.adapters.knowndomains import Known, KnownDomains
 from schedulerlocal.adapters.levelpins import VcpuPins
 from schedulerlocal.adapters.partitions import Partitions, level_of, partition_of
@@ -167,6 +167,26 @@ class LevelPlaces:
         await self._link.define(known.name, xml)
         await self._known.renew(known.name)
 
+    async def start(self, name: str, level: Level, cpus: Cpus = ()) -> None:
+        """Start the VM called *name*; raises HypervisorError.
+
+        *cpus*, where its level runs, is by default what its partition grants. As long as no VM was
+        seen in a partition, one that does not start is tried without: libvirt may not find what we
+        made, and that it says so is its only sign.
+        """
+        try:
+            await self._link.start(name)
+        except LinkError as problem:
+            partitions = self._partitions
+            untried = partitions is not None and self.partition(level) and not self._seen_at_work
+            if partitions is None or not untried or problem.why is not Why.OTHER:
+                raise
+            xml = await self._link.full_config(name)
+            xml = placed_xml(xml, "", cpus or partitions.cpus(level))
+            await self._link.define(name, xml)
+            await self._link.start(name)
+            self._give_up(name, str(problem))
+
     async def after_start(self, known: Known, cpus: Cpus = ()) -> None:
         """See that the VM is where its level is; raises HypervisorError.
 
@@ -186,13 +206,14 @@ class LevelPlaces:
         else:
             cpus = cpus or partitions.cpus(level)
             if not self._seen_at_work:
-                _log.warning(
-                    "VM %s is not in its partition: libvirt does not use cgroup v2 here (see"
-                    " cgroup_controllers in qemu.conf); VMs are pinned one by one",
-                    name,
+                self._give_up(
+                    name, "libvirt does not use cgroup v2 (see cgroup_controllers in qemu.conf)"
                 )
-                self._partitions = None
             await self._pins.move(Pin(level, (name,), (), cpus))
+
+    def _give_up(self, name: str, why: str) -> None:
+        _log.warning("VM %s is not in its partition: %s; VMs are pinned one by one", name, why)
+        self._partitions = None
 
     def _inside(self, known: Known, level: Level, holds_any: bool) -> bool:
         """Whether the partition of *level*, in which there is anybody or not, holds the VM, or
