@@ -109,6 +109,9 @@ class DomainSteps:
         with self._known.working_on([name]):
             known = await self._known.renew(name)
             if known is None:
+                # a call that was given up may be about to make it
+                known = await self._known.settled(name)
+            if known is None:
                 return
             metadata = known.metadata
             asked = step.vm.spec.request_id

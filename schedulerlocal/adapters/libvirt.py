@@ -34,6 +34,7 @@ from schedulerlocal.adapters.hypervisorlink import (
 T = TypeVar("T")
 
 _CONNECTIONS = 8
+_LEAST_APART = 3  # connections: to look, to change, to read statistics
 _THREADS = 32
 _KEEP_ALIVE_S, _KEEP_ALIVE_MISSED = 5, 3
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.1, 5.0
@@ -74,6 +75,8 @@ class Lane:
 
     connection: Any
     handles: dict[str, Any] = field(default_factory=dict)
+    busy: int = 0
+    """Calls under way on it."""
 
 
 class Connections:
@@ -224,16 +227,18 @@ class Connections:
         failed: str,
         call: Callable[[Lane], T],
         name: str = "",
-        turn: int = 0,
+        turn: int | None = None,
     ) -> T:
         """Make *call* in a thread; *failed* begins the sentence if it fails."""
         if name:
             await self.quiet(name)
         if not self._lanes:
             raise LinkError(self._away(), Why.AWAY)
-        lane = self._lanes[turn % len(self._lanes)]
+        lane = self._lane(turn)
         self.calls[kind] += 1
+        lane.busy += 1
         future = self._in_thread(partial(call, lane))
+        future.add_done_callback(lambda _: _less_busy(lane))
         if name:
             self._under_way[name] = future
             future.add_done_callback(lambda done: self._done(name, done))
@@ -247,6 +252,21 @@ class Connections:
                 why = Why.AWAY
             raise LinkError(f"{failed}: libvirt says {words_of(problem)!r}", why) from problem
 
+    def _lane(self, turn: int | None) -> Lane:
+        """The connection for a call; None is for one that only looks.
+
+        A call that hangs, as those to a guest whose emulator hangs do, holds up others on its
+        connection. So looking has one of its own, statistics (-1) another, and a call that changes
+        something gets one that is free, if any is, beginning with that of its *turn*.
+        """
+        if turn is None or len(self._lanes) < _LEAST_APART:
+            return self._lanes[0]
+        if turn < 0:
+            return self._lanes[-1]
+        lanes = self._lanes[1:-1]
+        first = turn % len(lanes)
+        return min(lanes[first:] + lanes[:first], key=lambda lane: lane.busy)
+
     def _done(self, name: str, future: asyncio.Future[Any]) -> None:
         if self._under_way.get(name) is future:
             del self._under_way[name]
@@ -256,6 +276,10 @@ class Connections:
         # one nobody waits for any more may fail
         future.add_done_callback(lambda done: done.cancelled() or done.exception())
         return future
+
+
+def _less_busy(lane: Lane) -> None:
+    lane.busy -= 1
 
 
 def _run_events() -> None:

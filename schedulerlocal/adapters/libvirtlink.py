@@ -123,13 +123,13 @@ class LibvirtLink:
         def call(lane: Lane) -> None:
             lane.handles[name] = lane.connection.defineXML(xml)
 
-        await self._connections.call("define", f"VM {name!r} could not be defined", call, name)
+        await self._connections.call("define", f"VM {name!r} could not be defined", call, name, 0)
 
     async def start_transient(self, name: str, xml: str) -> None:
         def call(lane: Lane) -> None:
             lane.connection.createXML(xml)
 
-        await self._connections.call("start", f"VM {name!r} could not be started", call, name)
+        await self._connections.call("start", f"VM {name!r} could not be started", call, name, 0)
 
     async def undefine(self, name: str) -> None:
         def undefine(vm: Any) -> None:
@@ -146,7 +146,8 @@ class LibvirtLink:
         await self._domain_call(name, "started", lambda vm: vm.create())
 
     async def destroy(self, name: str) -> None:
-        await self._domain_call(name, "stopped", lambda vm: vm.destroy())
+        # where an emulator hangs, so does every call but this one, which is the way out
+        await self._domain_call(name, "stopped", lambda vm: vm.destroy(), at_once=True)
 
     async def press_power_button(self, name: str) -> None:
         flags = constant("VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN")
@@ -235,11 +236,20 @@ class LibvirtLink:
             "stats", "the statistics could not be read", call, turn=_STATS_LANE
         )
 
-    async def _domain_call(self, name: str, done: str, act: Callable[[Any], T], turn: int = 0) -> T:
+    async def _domain_call(
+        self,
+        name: str,
+        done: str,
+        act: Callable[[Any], T],
+        turn: int = 0,
+        *,
+        at_once: bool = False,
+    ) -> T:
+        """*at_once* does not wait for an earlier call about the VM."""
         sentence = f"VM {name!r} could not be {done}"
-        return await self._connections.call(
-            done, sentence, partial(on_domain, name, act), name, turn
-        )
+        queue = "" if at_once else name
+        call = partial(on_domain, name, act)
+        return await self._connections.call(done, sentence, call, queue, turn)
 
 
 def _told(domains: Iterable[Any]) -> list[DomainText]:
