@@ -205,6 +205,25 @@ def test_a_libvirtd_that_hangs_fails_the_request_only(host: RealHost) -> None:
             os.kill(host.lab.daemon_pid, signal.SIGCONT)
 
 
+def test_an_emulator_that_hangs_holds_up_its_own_vm_only(host: RealHost) -> None:
+    with host.service(SCL_CALL_TIMEOUT="2") as driver:
+        hung, other, third = host.lab.name(), host.lab.name(), host.lab.name()
+        driver.deployed(hung)
+        driver.deployed(other)
+        os.kill(host.lab.pid(hung), signal.SIGSTOP)
+        try:
+            assert refusal(driver.do(hung, "suspend")) == (502, "hypervisor-failed")
+            driver.done(other, "suspend")
+            driver.deployed(third, start=False)
+            with host.domain(third) as domain:
+                domain.undefine()
+            eventually(lambda: third not in driver.vms(), AT_ONCE_S)
+            assert driver.service.get("/v1/host")["warnings"] == []
+        finally:
+            os.kill(host.lab.pid(hung), signal.SIGCONT)
+        eventually(lambda: driver.vm(hung)["state"] == "suspended", AT_ONCE_S)  # after all
+
+
 def overlay_begun(host: RealHost, _: str) -> bool:
     return any(host.disks.iterdir())
 
