@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 from xml.etree import ElementTree as ET
 
@@ -20,6 +20,7 @@ from schedulerlocal.adapters.libvirt import (
     on_domain,
     why_of,
 )
+from schedulerlocal.core.topology import Cpus
 
 T = TypeVar("T")
 
@@ -188,7 +189,7 @@ class LibvirtLink:
 
         def pin(vm: Any) -> None:
             for wish in wishes:
-                bits = tuple(cpu in wish.cpus for cpu in range(max(wish.cpus) + 1))
+                bits = _bits(wish.cpus)
                 flags = _affect(live=wish.live, config=wish.config)
                 if wish.vcpu is None:
                     vm.pinEmulator(bits, flags)
@@ -281,6 +282,13 @@ def _vm_state(state: int, reason: int) -> VmState:
     if state == constant("VIR_DOMAIN_PAUSED"):
         return _PAUSED_OF_CODE.get(reason, VmState.SUSPENDED)
     return _STATE_OF_CODE.get(state, VmState.ERROR)
+
+
+@lru_cache(maxsize=64)
+def _bits(cpus: Cpus) -> tuple[bool, ...]:
+    """As libvirt takes them; the VMs of a level, which move together, have the same."""
+    wanted = frozenset(cpus)
+    return tuple([cpu in wanted for cpu in range(max(cpus) + 1)])
 
 
 def _affect(*, live: bool, config: bool) -> int:
