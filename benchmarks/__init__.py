@@ -15,6 +15,7 @@ BENCHMARKS = (
     "churn",
     "requests",
     "start",
+    "stats",
     "cluster",
     "polling",
     "faultyhosts",

@@ -288,6 +288,52 @@ class HostAnswer(BaseModel):
     warnings: list[str]
 
 
+class CpusUsed(BaseModel):
+    """How many CPUs there are for VMs, and how many of them were busy, whoever used them."""
+
+    total: int
+    used: float | None
+
+
+class LevelUsage(BaseModel):
+    """What a level's VMs used; null is what could not be told."""
+
+    level: LevelOut
+    cpus: int
+    cpus_used: float | None = Field(description="by its VMs, on borrowed CPUs too")
+    busy: float | None = Field(description="share of its own CPUs, whoever used them")
+    memory_used_mib: float | None
+    waiting: float | None = Field(
+        description="share of the time its VMs were ready to run that they waited for a CPU"
+    )
+    waiting_p95: float | None = Field(
+        description="the same of its VMs one by one: 95 in 100 do not exceed it"
+    )
+    crowding: Literal["calm", "warning", "bad"]
+
+
+class VmUsed(BaseModel):
+    """What a VM used; null is what could not be told."""
+
+    name: str
+    level: LevelOut
+    vcpus: int
+    cpus_used: float | None
+    memory_used_mib: float | None
+    waiting: float | None
+
+
+class UsageAnswer(BaseModel):
+    """What was used of a host, on average over the time between the last two readings."""
+
+    name: str
+    over_s: float | None = Field(description="that time; null if there were no two readings yet")
+    cpus: CpusUsed
+    memory_share: float | None = Field(description="of all memory, whoever has it")
+    levels: list[LevelUsage]
+    vms: list[VmUsed]
+
+
 class CancelAnswer(BaseModel):
     """What became of a request."""
 

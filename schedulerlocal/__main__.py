@@ -11,13 +11,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from schedulercommon.errors import ConfigError, UsageError
+from schedulercommon.errors import UsageError
 from schedulerprocess.options import Options, exit_code
 
 _EPILOG = r"""
 settings come from the environment and from .env; see the template dotenv.
 
 examples:
+  python -m schedulerlocal
+      serves this machine: VMs run under libvirt (QEMU_URL)
   python -m schedulerlocal --topology=debug/topology_EPYC-7662.json
       serves that host, simulated, until Ctrl-C; see http://127.0.0.1:8099/
   python -m schedulerlocal --load=results/monitoring.csv \
@@ -91,26 +93,25 @@ def _replay(topology: str, trace: Path, output: Path, *, write: bool) -> None:
 def _serve(topology: str | None, output: Path, *, write: bool) -> None:
     from schedulerlocal.adapters.sysfs import read_sysfs
     from schedulerlocal.adapters.topologyjson import read_topology
-    from schedulerlocal.config import HostSettings, ServiceSettings
+    from schedulerlocal.config import HostSettings, LibvirtSettings, ServiceSettings
     from schedulerlocal.hostsetup import set_up_host
-    from schedulerlocal.service import ServiceFiles, run_service
+    from schedulerlocal.service import RealHypervisor, ServiceFiles, run_service
     from schedulerprocess.settings import read_environment
 
     env = read_environment()
     settings = ServiceSettings.from_env(env)
     chosen = settings.hypervisor or ("simulated" if topology else "libvirt")
+    host_settings = HostSettings.from_env(env)
+    real = None
     if chosen == "libvirt":
-        raise ConfigError(
-            "libvirt cannot be driven by this version yet; simulate a host with"
-            " --topology=debug/topology_EPYC-7662.json or SCL_HYPERVISOR=simulated"
-        )
-    if not settings.hypervisor:
+        real = RealHypervisor(LibvirtSettings.from_env(env), host_settings)
+    elif not settings.hypervisor:
         print(
             f"the host of {topology} is simulated: VMs are kept track of, no guest runs", flush=True
         )
     found = read_topology(Path(topology)) if topology else read_sysfs()
-    host = set_up_host(found, HostSettings.from_env(env), real=topology is None)
-    run_service(host, settings, ServiceFiles(output, write))
+    host = set_up_host(found, host_settings, real=real is not None or topology is None)
+    run_service(host, settings, real, ServiceFiles(output, write))
 
 
 if __name__ == "__main__":

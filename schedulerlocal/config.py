@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -90,6 +91,60 @@ class ServiceSettings:
             repair=read_setting(env, "SCL_REPAIR", one_of("on", "report"), "on") == "on",
             call_timeout_s=read_setting(env, "SCL_CALL_TIMEOUT", parse_seconds, 60.0),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LibvirtSettings:
+    """What the operator decided about the real hypervisor; see ``dotenv``."""
+
+    url: str = "qemu:///system"
+    emulator: str = ""
+    """Empty: the one libvirt names."""
+    machine: str = ""
+    """Empty: the emulator's default."""
+    kind: str = "auto"
+    """``kvm``, ``qemu`` or ``auto``."""
+    template: Path | None = None
+    network: str = "network:default"
+    cpu_model: str = ""
+    """Empty: the host's own under KVM."""
+    disk_dir: Path | None = None
+    """None: the first folder images may come from."""
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> LibvirtSettings:
+        """Raises ConfigError, naming the setting."""
+        return cls(
+            url=read_setting(env, "QEMU_URL", str, "qemu:///system"),
+            emulator=read_setting(env, "QEMU_LOC", parse_absolute, ""),
+            machine=read_setting(env, "QEMU_MACHINE", parse_machine, ""),
+            kind=read_setting(env, "QEMU_TYPE", one_of("kvm", "qemu", "auto"), "auto"),
+            template=read_setting(env, "QEMU_TEMPLATE", parse_file, None),
+            network=read_setting(env, "QEMU_NETWORK", parse_network, "network:default"),
+            cpu_model=read_setting(env, "SCL_CPU_MODEL", str, ""),
+            disk_dir=read_setting(env, "SCL_DISK_DIR", Path, None),
+        )
+
+
+def parse_absolute(text: str) -> str:
+    """An absolute path; raises ValueError with a sentence."""
+    if not text.startswith("/") or not text.isprintable():
+        raise ValueError(f"{text[:70]!r} is not an absolute path")
+    return text
+
+
+def parse_machine(text: str) -> str:
+    """A machine type; raises ValueError with a sentence."""
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", text, re.ASCII):
+        raise ValueError(f"{text[:40]!r} is no machine type like q35 or pc-i440fx-7.2")
+    return text
+
+
+def parse_network(text: str) -> str:
+    """``bridge:NAME``, ``network:NAME`` or ``none``; raises ValueError with a sentence."""
+    if text != "none" and not re.fullmatch(r"(bridge|network):[^/\s]+", text):
+        raise ValueError(f"{text[:40]!r} is neither bridge:NAME nor network:NAME nor none")
+    return text
 
 
 def journal_directory(settings: ServiceSettings, simulated: bool) -> Path:

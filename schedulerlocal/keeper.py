@@ -14,15 +14,16 @@ from dataclasses import replace
 from typing import TypeVar
 
 from schedulercommon.errors import HypervisorError, RefusedError, StoreUnavailable
-from schedulercommon.levels import Level
+from schedulercommon.levels import Level, format_level
 from schedulercommon.model import VmSpec, VmState
 from schedulerlocal.carryout import carry_out
 from schedulerlocal.core.host import Host
 from schedulerlocal.core.lifecycle import Verb
 from schedulerlocal.core.reconcile import Finding, Reconciliation, reconcile, warnings
-from schedulerlocal.core.state import HostState, Vm
-from schedulerlocal.core.steps import Plan, Remove
+from schedulerlocal.core.state import HostState, Vm, violations
+from schedulerlocal.core.steps import Pin, Plan, Remove
 from schedulerlocal.core.topology import Cpus
+from schedulerlocal.core.waiting import Crowding, crowding_sentence
 from schedulerlocal.ports import Begun, Domain, Hypervisor, Journal
 from schedulerprocess.events import EventLog
 from schedulerprocess.patience import Patience
@@ -63,15 +64,20 @@ class HostKeeper:
         self.patience = Patience(call_timeout_s)
         self._boot_id = boot_id
         self._look = asyncio.Event()
+        self._begun: frozenset[Level] = frozenset()
+        """Levels the hypervisor was told of."""
         self._told: frozenset[Finding] = frozenset()
         self._warned: tuple[HostState, tuple[str, ...]] | None = None
+        self._crowding: Mapping[Level, Crowding] = {}
+        self._about: tuple[str, ...] = ()
+        """Warnings that do not follow from the state."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """Sentences about what an operator should look into."""
         if self._warned is None or self._warned[0] is not self.state:
             self._warned = (self.state, warnings(self.state))
-        return self._warned[1]
+        return (*self._about, *self._warned[1])
 
     async def start(self) -> None:
         """Read what is there, finish or undo what was begun, set right what differs."""
@@ -109,7 +115,9 @@ class HostKeeper:
             try:
                 async with self.lock:
                     await self.settle()
+                self._note_about("")
             except RefusedError as problem:
+                self._note_about(str(problem))
                 _log.warning("looking at the hypervisor failed: %s", problem)
                 self.events.record("hypervisor-failed", reason=str(problem))
                 # asking again at once would fail the same way
@@ -160,6 +168,7 @@ class HostKeeper:
         for gone in self.states.keys() - {each.name for each in domains}:
             del self.states[gone]
         await self._set_right(result)
+        await self._begin_levels()
         self.note_since(before)
         return next((each for each in domains if each.name == name), None)
 
@@ -174,6 +183,26 @@ class HostKeeper:
     def look_again(self) -> None:
         """Have the next pass at once."""
         self._look.set()
+
+    def note_crowding(
+        self, crowding: Mapping[Level, Crowding], shares: Mapping[Level, float | None]
+    ) -> None:
+        """Tell which levels' VMs wait too long, all others being calm, and the *shares* they wait.
+
+        Warnings show it from the next pass on, which comes at once if anything changed.
+        """
+        before, self._crowding = self._crowding, dict(crowding)
+        for level in sorted({*before, *crowding}):
+            then, now = (each.get(level, Crowding.CALM) for each in (before, crowding))
+            if then is not now:
+                self.events.record(
+                    "crowding",
+                    level=format_level(level),
+                    before=then,
+                    after=now,
+                    waiting=shares.get(level),
+                )
+                self._look.set()
 
     def set_state(self, name: str, state: VmState) -> None:
         """Note what the VM called *name* is doing now."""
@@ -218,6 +247,23 @@ class HostKeeper:
                 await carry_out(result.steps, self.hypervisor, self.patience)
             except HypervisorError as problem:
                 _log.warning("repairing failed, the next pass tries again: %s", problem)
+
+    async def _begin_levels(self) -> None:
+        """Have ready what levels no plan of ours began need, before a VM of theirs is started.
+
+        Nobody is moved by it, so it is done whether repairs are or not.
+        """
+        reach = self.state.reach
+        begun = self._begun & reach.keys()
+        if not begun >= reach.keys() and not violations(self.state):
+            for level in reach.keys() - begun:
+                try:
+                    step = Pin(level, (), (), reach[level])
+                    await self.call(self.hypervisor.perform(step), "beginning a level")
+                    begun |= {level}
+                except HypervisorError as problem:
+                    _log.warning("level %s is not ready: %s", format_level(level), problem)
+        self._begun = begun
 
     def _was_undone(self, domain: Domain) -> bool:
         """Whether a VM of ours is there although its deploy was answered with a failure."""
@@ -269,6 +315,15 @@ class HostKeeper:
                 self.set_state(vm.name, VmState.RUNNING)
             except HypervisorError as problem:
                 self.events.record("not-started", vm=vm.name, reason=str(problem))
+
+    def _note_about(self, stale: str) -> None:
+        """*stale* is why the hypervisor could not be looked at, empty if it could."""
+        crowded = [crowding_sentence(*each) for each in sorted(self._crowding.items())]
+        about = (*([f"stale: {stale}"] if stale else ()), *crowded)
+        if about != self._about:
+            self._about = about
+            # what is shown of a state is composed once
+            self.state = replace(self.state, generation=self.state.generation + 1)
 
     def _note_end(self, spec: VmSpec, outcome: str, owned: Mapping[Level, Cpus] | None) -> None:
         """Journal what became of a change; that it cannot be written does not undo the change.

@@ -8,8 +8,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 from schedulercommon.errors import HypervisorError, OutputError
+from schedulercommon.levels import Level
 from schedulercommon.model import VmState
 from schedulerlocal.core.state import HostState
+from schedulerlocal.core.waiting import Crowding, crowded
 from schedulerlocal.ports import HostUsage
 from schedulerlocal.readings import Readings, read_usage
 
@@ -39,17 +41,32 @@ class Recorder(Protocol):
         """Raises OutputError."""
 
 
+Judged = Callable[[Mapping[Level, Crowding], Mapping[Level, float | None]], None]
+"""Told after each reading which levels' VMs wait too long, and how long those of each level do."""
+
+
 class Monitor:
-    """``readings`` are the latest, None before the first."""
+    """``readings`` are the latest, None before the first and while nothing can be read."""
 
     def __init__(
-        self, agent: Watched, hypervisor: Metered, recorder: Recorder | None = None
+        self,
+        agent: Watched,
+        hypervisor: Metered,
+        recorder: Recorder | None = None,
+        judged: Judged | None = None,
     ) -> None:
         self.readings: Readings | None = None
+        self.crowding: Mapping[Level, Crowding] = {}
+        """Of the levels that are not calm."""
         self._agent = agent
         self._hypervisor = hypervisor
         self._recorder = recorder
+        self._judged = judged
         self._before: HostUsage | None = None
+
+    def record(self, recorder: Recorder) -> None:
+        """From now on, write every reading there."""
+        self._recorder = recorder
 
     async def run(
         self,
@@ -71,10 +88,13 @@ class Monitor:
                     at_s = (await self.read()).at_s
             except HypervisorError as problem:
                 _log.warning("reading the usage failed: %s", problem)
+                self.readings = None
             except TimeoutError:
                 _log.warning("the hypervisor did not tell the usage in time; trying again")
+                self.readings = None
             except Exception:  # noqa: BLE001 (the loop lives)
                 _log.exception("reading the usage failed unexpectedly")
+                self.readings = None
             else:
                 if first_s is None:
                     first_s = at_s
@@ -96,6 +116,10 @@ class Monitor:
         state = self._agent.state
         readings = read_usage(state, self._agent.states, before, usage)
         self._before, self.readings = usage, readings
+        shares = {level: each.waiting for level, each in readings.levels.items()}
+        self.crowding = crowded(self.crowding, shares)
+        if self._judged is not None:
+            self._judged(self.crowding, shares)
         if self._recorder is not None:
             try:
                 self._recorder.write(state, readings)

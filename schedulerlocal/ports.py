@@ -12,6 +12,7 @@ from schedulerlocal.core.adoption import FoundVm
 from schedulerlocal.core.lifecycle import Verb
 from schedulerlocal.core.steps import Step
 from schedulerlocal.core.topology import Cpus
+from schedulerlocal.core.waiting import VcpuTime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,12 +32,17 @@ class Domain:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VmUsage:
-    """A VM's counters at one moment."""
+    """A VM's counters at one moment; None is what could not be told."""
 
-    cpu_time_s: float
-    """CPU time used since it started, over all vCPUs."""
-    memory_used_mib: float
+    cpu_time_s: float | None
+    """CPU time used since it started, over all vCPUs and its emulator."""
+    memory_used_mib: float | None
     """Of the memory it was given."""
+    vcpus: Mapping[int, VcpuTime] = field(default_factory=dict)
+    """By vCPU; those of which it could not be told are missing."""
+    throttled_s: float | None = None
+    """How long a quota of its own has kept its vCPUs from running since it started; None if
+    nobody looked, since they hardly waited."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

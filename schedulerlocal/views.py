@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from schedulercommon.levels import format_level
+from schedulercommon.levels import Level, format_level
 from schedulercommon.model import VmState
 from schedulerlocal.core.state import HostState, Vm
+from schedulerlocal.core.waiting import Crowding
+from schedulerlocal.readings import LevelReading, Readings, VmReading
+
+_PLACES = 4
+_OF_A_VM = {"cpus_used": "cpus", "memory_used_mib": "memory_mib", "waiting": "waiting"}
+_OF_A_LEVEL = {**_OF_A_VM, "busy": "busy", "waiting_p95": "waiting_p95"}
 
 
 def vm_names(state: HostState) -> list[str]:
@@ -70,4 +76,49 @@ def host_document(name: str, state: HostState, warnings: tuple[str, ...]) -> dic
         ],
         "foreign": [vm.name for vm in state.vms() if vm.foreign],
         "warnings": list(warnings),
+    }
+
+
+def usage_document(
+    name: str,
+    state: HostState,
+    readings: Readings | None,
+    crowding: Mapping[Level, Crowding],
+) -> dict[str, Any]:
+    """What is used of the host; None for what could not be told, as of a VM that is new."""
+    levels = readings.levels if readings else {}
+    vms = readings.vms if readings else {}
+    return {
+        "name": name,
+        **_numbers(readings, {"over_s": "over_s"}),
+        "cpus": {"total": state.host.cpus, **_numbers(readings, {"used": "cpus"})},
+        **_numbers(readings, {"memory_share": "memory_share"}),
+        "levels": [
+            {
+                "level": format_level(level),
+                "cpus": len(subset.cpus),
+                **_numbers(levels.get(level), _OF_A_LEVEL),
+                "crowding": crowding.get(level, Crowding.CALM),
+            }
+            for level, subset in state.subsets.items()
+        ],
+        "vms": [
+            {
+                "name": vm.name,
+                "level": format_level(vm.spec.runs_at),
+                "vcpus": vm.vcpus,
+                **_numbers(vms.get(vm.name), _OF_A_VM),
+            }
+            for vm in state.vms()
+        ],
+    }
+
+
+def _numbers(
+    reading: Readings | LevelReading | VmReading | None, fields: Mapping[str, str]
+) -> dict[str, float | None]:
+    """Numbers of *reading* by the names they are shown with."""
+    values = {name: getattr(reading, field, None) for name, field in fields.items()}
+    return {
+        name: None if value is None else round(value, _PLACES) for name, value in values.items()
     }

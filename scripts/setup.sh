@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv hold what VMStack needs: `setup.sh runtime` to run it, `setup.sh dev` to test it too.
+# Makes .venv hold what VMStack needs: `setup.sh runtime` to run it, `setup.sh dev` to test it too,
+# with a hypervisor and guests to test on.
 # A stamp remembers for which requirements, Python and libvirt headers that was done last, so a
 # second start takes no time. PYTHON=… chooses the interpreter.
 set -euo pipefail
@@ -17,6 +18,8 @@ unset VIRTUAL_ENV PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUI
 venv=.venv
 python=$venv/bin/python
 os_packages="libvirt-dev pkg-config gcc python3-dev"
+lab_packages="libvirt-daemon libvirt-daemon-driver-qemu qemu-system-x86 qemu-utils"
+lab_cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/vmstack-lab  # as in tests/lab/guest.py
 log=$(mktemp "${TMPDIR:-/tmp}/vmstack-setup.XXXXXX")
 
 say() { echo "setup: $*" >&2; }
@@ -74,13 +77,26 @@ headers() {
 sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' 2> /dev/null
 }
 
+# Is there what the tests of the real hypervisor start?
+lab_packages_here() {
+    local program
+    for program in libvirtd qemu-system-x86_64 qemu-img; do
+        PATH=$PATH:/usr/sbin:/sbin command -v $program > /dev/null || return 1
+    done
+    [ -f /usr/share/libvirt/schemas/domain.rng ]
+}
+
+lab_guest_here() { compgen -G "$lab_cache/parts-*/vmlinuz" > /dev/null; }
+
 # What the stamp of a set says when that set is in .venv.
 key() {
     local with_libvirt=no
     if headers "$python"; then with_libvirt=yes; fi
     echo "python $(version_of "$python") libvirt $with_libvirt"
     sha256sum requirements.txt requirements-offline.txt
-    if [ "$1" = dev ]; then sha256sum requirements-dev.txt; fi
+    if [ "$1" != dev ]; then return; fi
+    sha256sum requirements-dev.txt
+    if lab_packages_here && lab_guest_here; then echo "lab yes"; else echo "lab no"; fi
 }
 
 stamp=$venv/.stamp-$set_name
@@ -137,6 +153,55 @@ offer_headers() {
     fi
 }
 
+# What test guests are made of, unpacked and not installed: this machine boots something else.
+fetch_guest() {
+    local here failed=0
+    mkdir -p "$lab_cache" && here=$(mktemp -d "$lab_cache/fetch.XXXXXX") || return
+    (
+        set -e
+        cd "$here"
+        kernel=$(apt-cache depends linux-image-cloud-amd64 |
+            sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1)
+        apt-get download -q "${kernel:-linux-image-cloud-amd64}" busybox-static
+        for package in *.deb; do dpkg-deb -x "$package" all; done
+        mkdir parts
+        mv all/boot/vmlinuz-* parts/vmlinuz
+        find all -path '*/bin/busybox' -exec mv {} parts/ \;
+        find all -path '*/lib/modules/*' -name '*.ko*' -exec mv -t parts {} +
+        test -x parts/busybox
+        mv -T parts "$lab_cache/parts-${kernel#linux-image-}"
+    ) >> "$log" 2>&1 &
+    wait $! || failed=$?  # in the background, since a tested command goes on after errors
+    rm -rf "$here"
+    return $failed
+}
+
+offer_lab() {
+    local sentence="the tests of the real hypervisor will fail, all others do without"
+    if ! lab_packages_here; then
+        if ! may_install; then
+            say "$lab_packages are not all here, so $sentence. To have them: apt install" \
+                "$lab_packages, then start again."
+            return
+        fi
+        say "installing a hypervisor to test on ($lab_packages) …"
+        if ! apt_install $lab_packages || ! lab_packages_here; then
+            tail -n 5 "$log" >&2
+            say "that failed, so $sentence. Install $lab_packages and start again."
+            return
+        fi
+    fi
+    if ! lab_guest_here; then
+        say "fetching a kernel and busybox for guests to test with, into $lab_cache …"
+        if ! fetch_guest && ! { may_install && as_root apt-get update -q >> "$log" 2>&1 &&
+            fetch_guest; }; then
+            tail -n 5 "$log" >&2
+            say "that failed, so $sentence. It takes Debian's linux-image-cloud-amd64 and" \
+                "busybox-static with \`apt-get download\`; see that it finds them and start again."
+        fi
+    fi
+}
+
 pip_install() {
     "$python" -m pip install --quiet --disable-pip-version-check --no-input "$@" >> "$log" 2>&1
 }
@@ -169,6 +234,7 @@ make_venv
 rm -f "$stamp"
 offer_headers
 install
+if [ "$set_name" = dev ]; then offer_lab; fi
 key "$set_name" > "$stamp"
 if [ "$set_name" = dev ]; then key runtime > $venv/.stamp-runtime; fi  # the larger has the smaller
 rm -f "$log"

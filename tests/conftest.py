@@ -6,6 +6,8 @@ import resource
 import pytest
 from hypothesis import HealthCheck, settings
 
+pytest_plugins = ["tests.hypervisorlab"]  # its fixtures
+
 # No deadlines: a noisy machine is no bug. In CI the same examples every time, so that a red run
 # can be repeated; at a desk new ones, and more of them with --hypothesis-profile=thorough.
 _ANY_SPEED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -103,6 +103,12 @@ class Service:
         finally:
             connection.close()
 
+    def heard(self) -> str:
+        """All that it printed so far."""
+        while not self._lines.empty():
+            self.printed.append(self._lines.get())
+        return self.told
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and wait for the end; returns the exit code."""
         if self.process.poll() is None:

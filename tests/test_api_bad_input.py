@@ -119,11 +119,11 @@ async def test_parameters_given_twice(tier: Tier, twice: str) -> None:
 
 BOTH_HAVE = """
     / /status /listvm /deploy /remove /healthz /readyz /docs /docs/docs.js /openapi.json
-    /v1/vms /v1/vms/there /v1/events
+    /v1/vms /v1/vms/there /v1/events /metrics
 """.split()
 GET_ROUTES = {
-    "local": [*BOTH_HAVE, "/progress", "/v1/host"],
-    "global": [*BOTH_HAVE, "/metrics", "/v1/capacity", "/v1/hosts", "/v1/hosts/here"],
+    "local": [*BOTH_HAVE, "/progress", "/v1/host", "/v1/host/usage"],
+    "global": [*BOTH_HAVE, "/v1/capacity", "/v1/hosts", "/v1/hosts/here"],
 }
 
 
@@ -153,6 +153,7 @@ METHODS: dict[str, list[tuple[str, str, str]]] = {
         ("TRACE", "/status", "GET,HEAD"),
         ("PATCH", "/v1/vms/there", "DELETE,GET,HEAD"),
         ("PROPFIND", "/", "GET,HEAD"),
+        ("POST", "/metrics", "GET,HEAD"),
     ],
     "local": [("GET", "/v1/requests/x", "DELETE")],
     "global": [
@@ -161,7 +162,6 @@ METHODS: dict[str, list[tuple[str, str, str]]] = {
         ("GET", "/v1/hosts/here/fence", "POST"),
         ("HEAD", "/v1/events", "GET"),
         ("POST", "/v1/capacity", "GET,HEAD"),
-        ("POST", "/metrics", "GET,HEAD"),
     ],
 }
 

@@ -11,7 +11,7 @@ import pytest
 from dotenv import dotenv_values
 
 from schedulerglobal.config import GlobalSettings
-from schedulerlocal.config import HostSettings, ServiceSettings
+from schedulerlocal.config import HostSettings, LibvirtSettings, ServiceSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -63,6 +63,7 @@ def test_dotenv_values_are_the_defaults() -> None:
     assert "OVSB_CRITICAL_SIZE" in given
     assert HostSettings.from_env(given) == HostSettings.from_env({})
     assert ServiceSettings.from_env(given) == ServiceSettings.from_env({})
+    assert LibvirtSettings.from_env(given) == LibvirtSettings.from_env({})
     assert GlobalSettings.from_env(given) == GlobalSettings.from_env({})
 
 

@@ -101,6 +101,7 @@ def setting(name: str, value: str) -> Wrong:
     return Wrong(f"^{name}: .*dotenv", {name: value})
 
 
+NO_LIBVIRT = {"QEMU_URL": "qemu:///system?socket=/nowhere/libvirt-sock"}
 WRONG = {
     "port, a word": setting("SCL_PORT", "x"),
     "port, too high": setting("SCL_PORT", "65536"),
@@ -137,8 +138,14 @@ WRONG = {
     ),
     "CPUs beyond the machine": Wrong("TOPO_EXCLUDE.* 8 .*last is 7", {"TOPO_EXCLUDE": "6-8"}),
     "no CPU left": Wrong("TOPO_EXCLUDE$", {"TOPO_EXCLUDE": "0-7"}),
-    "no topology": Wrong("^libvirt .*SCL_HYPERVISOR=simulated", arguments=()),
-    "libvirt in words": Wrong("^libvirt ", {"SCL_HYPERVISOR": "libvirt"}),
+    "no libvirt": Wrong("^libvirt.* simulate .*--topology=", NO_LIBVIRT, arguments=(), code=1),
+    "libvirt in words": Wrong(
+        "^libvirt.* simulate .*--topology=", {"SCL_HYPERVISOR": "libvirt", **NO_LIBVIRT}, code=1
+    ),
+    "kind of guest": Wrong("^QEMU_TYPE: 'xen'", {"QEMU_TYPE": "xen", **NO_LIBVIRT}, ()),
+    "network": Wrong("^QEMU_NETWORK: 'eth0'", {"QEMU_NETWORK": "eth0", **NO_LIBVIRT}, ()),
+    "emulator": Wrong("^QEMU_LOC: 'qemu'", {"QEMU_LOC": "qemu", **NO_LIBVIRT}, ()),
+    "machine": Wrong("^QEMU_MACHINE: 'q 35'", {"QEMU_MACHINE": "q 35", **NO_LIBVIRT}, ()),
     "no such topology": Wrong("nothing.json", arguments=("--topology=nothing.json",), code=1),
     "unknown option": Wrong("--fast", arguments=(SIMULATED, "--fast")),
     "option twice": Wrong("--topology is given twice", arguments=(SIMULATED, SIMULATED)),

@@ -6,8 +6,10 @@ from aiohttp import web
 
 from schedulerlocal.adapters.published import PublishedRoutes
 from schedulerlocal.adapters.typed import TypedRoutes
+from schedulerlocal.adapters.usageroutes import UsageRoutes
 from schedulerlocal.agent import HostAgent
 from schedulerlocal.config import ServiceSettings
+from schedulerlocal.monitoring import Monitor
 from schedulerweb import server
 from schedulerweb.body import LARGEST_BODY
 from schedulerweb.guard import Guard, is_loopback, read_tokens
@@ -20,8 +22,13 @@ AGENT = web.AppKey("agent", HostAgent)
 _SETTINGS = ("SCL_URL", "SCL_PORT", "SCL_TOKEN_FILE")
 
 
-def create_app(agent: HostAgent, settings: ServiceSettings) -> web.Application:
-    """All routes over *agent*; raises ConfigError if the token file cannot be used."""
+def create_app(
+    agent: HostAgent, settings: ServiceSettings, monitor: Monitor | None = None
+) -> web.Application:
+    """All routes over *agent*; raises ConfigError if the token file cannot be used.
+
+    Without *monitor* nothing is known of what is used.
+    """
     published = PublishedRoutes(agent)
     guard = Guard(
         tokens=read_tokens(settings.token_file),
@@ -36,6 +43,7 @@ def create_app(agent: HostAgent, settings: ServiceSettings) -> web.Application:
     published.add_to(app)
     streams = Streams()
     TypedRoutes(agent, streams).add_to(app)
+    UsageRoutes(agent, monitor).add_to(app)
     add_docs(app)
     app.on_shutdown.append(streams.end)
     return app

@@ -9,28 +9,44 @@ from posixpath import normpath
 from schedulercommon.errors import BadRequest
 
 _LONGEST_BYTES = 4095
+_LONGEST_SHOWN = 80
+
+OUTSIDE = "in none of the folders images may come from (SCL_IMAGE_DIRS)"
 
 
 def check_image_path(image: str, image_dirs: Sequence[Path]) -> None:
     """Raise BadRequest unless *image* is absolute, normalised and under one of *image_dirs*."""
     wrong = _what_is_wrong(image, image_dirs)
     if wrong:
-        folders = " or ".join(map(str, image_dirs))
+        folders = named(image_dirs)
         raise BadRequest(f"the image (qcow2) {wrong}; give the path of a file under {folders}")
+
+
+def is_inside(path: str, folders: Sequence[Path]) -> bool:
+    """Whether *path*, which has neither links nor ``..`` in it, is under one of *folders*."""
+    return any(path.startswith(str(folder).rstrip("/") + "/") for folder in folders)
+
+
+def shown(path: str) -> str:
+    """A path as it is told: quoted, and not at any length."""
+    return repr(path if len(path) <= _LONGEST_SHOWN else path[:_LONGEST_SHOWN] + "…")
+
+
+def named(folders: Sequence[Path]) -> str:
+    return " or ".join(map(str, folders))
 
 
 def _what_is_wrong(image: str, image_dirs: Sequence[Path]) -> str:
     if not image:
         return "is missing"
-    shown = repr(image if len(image) <= 80 else image[:80] + "…")
     if not image.isprintable():
-        return f"{shown} has characters that cannot be printed"
+        return f"{shown(image)} has characters that cannot be printed"
     if len(image.encode()) > _LONGEST_BYTES:
-        return f"{shown} is longer than a path can be"
+        return f"{shown(image)} is longer than a path can be"
     if not image.startswith("/"):
-        return f"{shown} is not an absolute path"
+        return f"{shown(image)} is not an absolute path"
     if normpath(image) != image or image.startswith("//"):
-        return f"{shown} is not a plain path (no '..', no '.', no double slashes)"
-    if not any(image.startswith(str(folder).rstrip("/") + "/") for folder in image_dirs):
-        return f"{shown} is in none of the folders images may come from (SCL_IMAGE_DIRS)"
+        return f"{shown(image)} is not a plain path (no '..', no '.', no double slashes)"
+    if not is_inside(image, image_dirs):
+        return f"{shown(image)} is {OUTSIDE}"
     return ""

@@ -106,6 +106,15 @@ def _published() -> list[Operation]:
             codes=("not-ready",),
         ),
         *PROBES,
+        Operation(
+            method="get",
+            path="/metrics",
+            name="metrics",
+            summary="Gauges for Prometheus",
+            answer=TEXT,
+            codes=("not-ready",),
+            media="text/plain",
+        ),
     ]
 
 
@@ -120,6 +129,14 @@ def _typed() -> list[Operation]:
             parameters=(_KNOWN,),
             codes=("not-ready",),
             etag=True,
+        ),
+        Operation(
+            method="get",
+            path="/v1/host/usage",
+            name="usage",
+            summary="What levels and VMs use, and how long they wait for CPUs",
+            answer=wire.UsageAnswer,
+            codes=("not-ready",),
         ),
         Operation(
             method="get",

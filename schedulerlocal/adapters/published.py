@@ -25,8 +25,10 @@ _LINKS = {
     "/remove?name=": "stop a VM and forget it",
     "/progress?cpu=&mem=&oc=": "what placing a VM would do for the host's balance",
     "/v1/host": "the host in full",
+    "/v1/host/usage": "what is used of it, and how long VMs wait for CPUs",
     "/v1/vms": "the VMs in full",
     "/v1/events": "what happens, as it happens",
+    "/metrics": "gauges for Prometheus",
     "/healthz": "whether this service lives",
     "/readyz": "whether it knows its host",
 }

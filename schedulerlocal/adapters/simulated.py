@@ -31,6 +31,7 @@ from schedulerlocal.core.lifecycle import Verb, state_after
 from schedulerlocal.core.state import Vm
 from schedulerlocal.core.steps import Adopt, Create, Pin, Remove, Resize, Step
 from schedulerlocal.core.topology import Cpus
+from schedulerlocal.core.waiting import VcpuTime
 from schedulerlocal.ports import Domain, HostUsage, VmUsage
 
 __all__ = ["SimulatedHypervisor", "parse_faults"]
@@ -156,8 +157,7 @@ class SimulatedHypervisor:
             memory_share=min(1.0, sum(memory.values()) / self._host.topology.memory_allowed_mib),
             cpu_shares=shares if known else {},
             vms={
-                name: VmUsage(cpu_time_s=used_s.get(name, 0.0), memory_used_mib=used_mib)
-                for name, used_mib in memory.items()
+                name: _usage(used_s.get(name, 0.0), used_mib) for name, used_mib in memory.items()
             },
         )
 
@@ -342,6 +342,13 @@ class SimulatedHypervisor:
         cpus = self._host.topology.ids
         others = [cpu for cpu in cpus if cpu not in besides]
         return tuple(sorted(self._rng.sample(others if len(others) >= count else cpus, count)))
+
+
+def _usage(used_s: float, memory_mib: float) -> VmUsage:
+    """No vCPU ever waits here: what VMs cannot get they do without."""
+    return VmUsage(
+        cpu_time_s=used_s, memory_used_mib=memory_mib, vcpus={0: VcpuTime(used_s, waited_s=0.0)}
+    )
 
 
 class _Gone(HypervisorError):

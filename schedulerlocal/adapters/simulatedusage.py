@@ -46,7 +46,7 @@ class Profile:
 
 @lru_cache(maxsize=_KEPT_PROFILES)
 def profile(name: str) -> Profile:
-    rng = Random(name)
+    rng = Random(name.encode("utf-8", "surrogatepass"))  # a name found here may be no text
     kind = rng.choices(USAGE, [each.share for each in USAGE])[0]
     average = max(_LEAST_AVERAGE, rng.uniform(*kind.average))
     rhythmic = rng.random() < kind.rhythmic

@@ -1,0 +1,215 @@
+"""The Hypervisor port on libvirt: what the agent asks, put together from its parts.
+
+Disks are :mod:`schedulerlocal.adapters.storage`'s, domains those of the neighbouring modules; here
+it stands in which order they are asked. While libvirtd is away every call fails at once; once it
+is back everything is looked at anew.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import assert_never
+
+from schedulercommon.model import VmSpec, VmState
+from schedulerlocal.adapters.domaintemplate import read_template
+from schedulerlocal.adapters.guestkind import Kind, find_guest_kind
+from schedulerlocal.adapters.hostmeter import HostMeter
+from schedulerlocal.adapters.hypervisorlink import Ears, Link
+from schedulerlocal.adapters.hypervisorpower import DomainPower
+from schedulerlocal.adapters.hypervisorsteps import DomainSteps, Making
+from schedulerlocal.adapters.knowndomains import Known, KnownDomains
+from schedulerlocal.adapters.levelplaces import LevelPlaces
+from schedulerlocal.adapters.partitions import Partitions
+from schedulerlocal.adapters.storage import Disk, DiskFile, Storage, VmDisks
+from schedulerlocal.config import LibvirtSettings
+from schedulerlocal.core.host import Host
+from schedulerlocal.core.lifecycle import Verb
+from schedulerlocal.core.steps import Adopt, Create, Pin, Remove, Resize, Step
+from schedulerlocal.core.topology import Cpus
+from schedulerlocal.ports import Domain, HostUsage
+
+_GRACE = 0.75  # of what a call may take
+
+_AFTER = {
+    Verb.START: VmState.RUNNING,
+    Verb.SHUTDOWN: VmState.DOWN,
+    Verb.REBOOT: VmState.RUNNING,
+    Verb.SUSPEND: VmState.SUSPENDED,
+    Verb.RESUME: VmState.RUNNING,
+}
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """Where a hypervisor keeps things, and what it takes time and chance from."""
+
+    state_dir: Path
+    boot_id: str
+    host_cpus: Cpus
+    call_timeout_s: float
+    now_s: Callable[[], float]
+    """Monotonic."""
+    wall_s: Callable[[], float]
+    rng: Random = field(default_factory=Random)
+    partitions: Partitions | None = None
+    """None: VMs are pinned one by one."""
+
+
+class LibvirtHypervisor:
+    """See the module."""
+
+    def __init__(
+        self,
+        host: Host,
+        link: Link,
+        storage: Storage,
+        settings: LibvirtSettings,
+        around: Surroundings,
+    ) -> None:
+        """Raises ConfigError if the template cannot be used."""
+        self._host = host
+        self._link = link
+        self._storage = storage
+        self._settings = settings
+        self._around = around
+        template = read_template(settings.template) if settings.template else None
+        if template is not None and template.left_out:
+            left_out = ", ".join(template.left_out)
+            _log.warning("%s: left out, since not allowed: %s", settings.template, left_out)
+        self._template = template.domain if template else None
+        self._known = KnownDomains(link, around.now_s)
+        self._places = LevelPlaces(
+            link,
+            self._known,
+            around.partitions,
+            everywhere=tuple(sorted(host.topology.ids)),
+            host_cpus=around.host_cpus,
+        )
+        self._steps = DomainSteps(
+            link, self._known, storage, self._places, rng=around.rng, wall_s=around.wall_s
+        )
+        self._power = DomainPower(
+            link,
+            self._known,
+            storage,
+            self._steps,
+            self._places,
+            grace_s=around.call_timeout_s * _GRACE,
+            now_s=around.now_s,
+        )
+        self._meter = HostMeter(link, host.topology.ids, around.now_s)
+        self._followed = -1
+        self._left: dict[str, tuple[VmSpec, Disk]] = {}
+
+    async def open(self, changed: Callable[[], None]) -> None:
+        self._known.changed = changed
+        await self._link.open(Ears(heard=self._known.heard, doubt=self._known.doubt_all))
+        self._steps.making = Making(
+            kind=await self._kind(),
+            template=self._template,
+            # whoever opens it may have another working directory
+            console_dir=self._around.state_dir.absolute() / "console",
+            host_cpus=self._around.host_cpus,
+            has_nodes=len(self._host.topology.nodes) > 1,
+            emulator=self._settings.emulator,
+            machine=self._settings.machine,
+            cpu_model=self._settings.cpu_model,
+            network=self._settings.network,
+        )
+        known = await self._known.read()
+        unused = await self._storage.sweep(_disks(known.values()))
+        if unused.deleted:
+            _log.info("disks no VM came of were deleted: %s", ", ".join(unused.deleted))
+        if unused.left:
+            _log.warning("disks of this host no VM has are left: %s", ", ".join(unused.left))
+        self._followed = self._known.version
+
+    async def close(self) -> None:
+        self._known.changed = lambda: None
+        self._known.close()
+        await self._link.close()
+        self._storage.close()
+
+    async def domains(self) -> list[Domain]:
+        known = await self._known.read()
+        if self._followed != self._known.version:
+            self._followed = self._known.version
+            await self._storage.follow(_disks(known.values()))
+        for spec, disk in list(self._left.values()):
+            if self._storage.prepared(spec.name) is disk:
+                await self.discard(spec)
+            self._left.pop(spec.name, None)
+        return self._places.domains(known.values())
+
+    async def prepare(self, spec: VmSpec) -> None:
+        await self._storage.prepare(spec)
+
+    async def discard(self, spec: VmSpec) -> None:
+        """A VM may have come of it after all, if nobody heard whether it did: then it keeps it."""
+        disk = self._storage.prepared(spec.name)
+        if disk is None:
+            return
+        self._left[spec.name] = (spec, disk)  # until it is sure
+        # also waits for a call about this VM that was given up
+        known = await self._known.settled(spec.name)
+        self._left.pop(spec.name, None)
+        if known is not None and any(each.path == disk.path for each in known.config.disks):
+            await self._storage.hand_over(spec.name)
+        else:
+            await self._storage.discard(spec)
+
+    async def perform(self, step: Step) -> None:
+        match step:
+            case Pin():
+                await self._places.move(step)
+            case Create():
+                await self._steps.create(step)
+                wanted = step.vm.spec.start
+                self._known.expect(step.vm.name, VmState.RUNNING if wanted else VmState.DOWN)
+            case Remove():
+                await self._steps.remove(step)
+            case Resize():
+                await self._steps.resize(step)
+            case Adopt():
+                await self._steps.adopt(step)
+            case _:
+                assert_never(step)
+
+    async def power(self, name: str, verb: Verb, force: bool) -> None:
+        await self._power.do(name, verb, force)
+        self._known.expect(name, _AFTER[verb])
+
+    async def usage(self) -> HostUsage:
+        return await self._meter.usage()
+
+    async def _kind(self) -> Kind:
+        settings, around = self._settings, self._around
+        if settings.kind == "kvm":
+            return "kvm"
+        if settings.kind == "qemu":
+            return "qemu"
+        return await find_guest_kind(
+            self._link,
+            emulator=settings.emulator,
+            cpu_model=settings.cpu_model,
+            directory=around.state_dir.absolute(),
+            boot_id=around.boot_id,
+            now_s=around.now_s,
+        )
+
+
+def _disks(known: Iterable[Known]) -> list[VmDisks]:
+    found = []
+    for each in known:
+        disks = dict.fromkeys((*each.live.disks, *each.config.disks))
+        files = [
+            DiskFile(path=disk.path, format=disk.format, read_only=disk.read_only) for disk in disks
+        ]
+        found.append(VmDisks(vm=each.name, disks=tuple(files), running=each.active))
+    return found

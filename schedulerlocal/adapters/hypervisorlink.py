@@ -1,0 +1,145 @@
+"""The words between the hypervisor's adapter and the link to libvirt: plain data, no libvirt.
+
+What is done in which order stands on this side and can be tried without a libvirtd; how libvirt is
+talked to stands on the other.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any, Protocol
+
+from schedulercommon.errors import HypervisorError
+from schedulercommon.model import VmState
+from schedulerlocal.core.topology import Cpus
+
+
+class Why(Enum):
+    """What kind of failure libvirt reported, as far as it makes a difference."""
+
+    GONE = auto()
+    """There is no such VM."""
+    WRONG_STATE = auto()
+    """The VM is running, or is not, and the call needs the other."""
+    NOT_POSSIBLE = auto()
+    """This guest, emulator or host cannot do that, or not in time."""
+    AWAY = auto()
+    """libvirtd did not answer, or not to the end: nobody knows whether it was done."""
+    OTHER = auto()
+
+
+class LinkError(HypervisorError):
+    """A call failed; the sentence names the VM and has libvirt's words."""
+
+    def __init__(self, sentence: str, why: Why) -> None:
+        super().__init__(sentence)
+        self.why = why
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DomainText:
+    """A domain as libvirt tells it."""
+
+    name: str
+    state: VmState
+    active: bool
+    """Whether it has a process: suspended ones too."""
+    live: str
+    """Its XML; that of its next boot if it is not active."""
+    config: str
+    """The XML of its next boot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """Something happened to the domain called *name*."""
+
+    name: str
+    pins: Mapping[str, str] | None = None
+    """Set if all that happened is that these were pinned: ``vcpupin0`` or ``emulatorpin`` → CPUs
+    as a list."""
+
+
+@dataclass(frozen=True, slots=True)
+class PinWish:
+    """Where a vCPU may run; None for the emulator's own threads."""
+
+    vcpu: int | None
+    cpus: Cpus
+    live: bool
+    config: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ears:
+    """Whom the link tells; both are called on the event loop."""
+
+    heard: Callable[[Heard], None] = field(default=lambda _: None)
+    doubt: Callable[[], None] = field(default=lambda: None)
+    """libvirtd went away, or is there again: whatever was known may be wrong."""
+
+
+Stats = tuple[str, dict[str, Any]]
+"""A domain's name and what libvirt's bulk statistics say of it."""
+
+
+class Link(Protocol):
+    """Calls to libvirt; each raises LinkError. Calls about one VM are made one after another, also
+    behind one that was given up and still goes on."""
+
+    @property
+    def calls(self) -> Counter[str]:
+        """How many calls were made, by what they do."""
+
+    async def open(self, ears: Ears) -> None: ...
+    async def close(self) -> None: ...
+
+    async def version(self) -> str:
+        """Of the emulator and of libvirtd: what may change what guests can do."""
+
+    async def guest_kinds(self) -> frozenset[str]:
+        """``kvm``, ``qemu``: what libvirtd says it can run; of KVM it may not be true."""
+
+    async def read_all(self) -> list[DomainText]: ...
+
+    async def read(self, names: Sequence[str]) -> list[DomainText]:
+        """Those of *names* there are."""
+
+    async def quiet(self, name: str) -> None:
+        """Wait until no call about the VM called *name* is under way, given up or not."""
+
+    async def full_config(self, name: str) -> str:
+        """The XML of the next boot, its secrets included, to be defined again."""
+
+    async def define(self, name: str, xml: str) -> None: ...
+    async def undefine(self, name: str) -> None: ...
+    async def start(self, name: str) -> None: ...
+    async def start_transient(self, name: str, xml: str) -> None: ...
+    async def destroy(self, name: str) -> None:
+        """Stop it by force, without waiting for an earlier call about it."""
+
+    async def press_power_button(self, name: str) -> None: ...
+    async def reboot(self, name: str) -> None: ...
+    async def reset(self, name: str) -> None: ...
+    async def suspend(self, name: str) -> None: ...
+    async def resume(self, name: str) -> None: ...
+
+    async def is_active(self, name: str) -> bool: ...
+
+    async def note(self, name: str, text: str | None, *, live: bool, config: bool) -> None:
+        """Write our metadata, or with None remove it."""
+
+    async def pin(self, name: str, wishes: Sequence[PinWish], turn: int) -> None:
+        """*turn* spreads VMs over connections."""
+
+    async def plug_vcpus(self, name: str, vcpus: int) -> None: ...
+    async def balloon(self, name: str, memory_mib: int) -> None: ...
+
+    async def ballooned_mib(self, name: str) -> int:
+        """What the balloon leaves a running VM now."""
+
+    async def weigh(self, name: str, shares: int) -> None: ...
+    async def all_stats(self) -> list[Stats]: ...

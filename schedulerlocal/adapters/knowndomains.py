@@ -1,0 +1,307 @@
+"""What is known of the domains, so that libvirt is asked only about those that changed.
+
+An event marks its VM; it is looked at again a moment later, and only if it turns out different is
+anybody told: most events are the echo of what we did ourselves. What events missed is found by
+reading everything every now and then, and whenever libvirtd was away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from schedulercommon.errors import HypervisorError
+from schedulercommon.kept import kept
+from schedulercommon.model import VmState
+from schedulerlocal.adapters.domainfacts import DomainFacts, found_vm, read_domain
+from schedulerlocal.adapters.domainmetadata import DomainMetadata
+from schedulerlocal.adapters.hypervisorlink import DomainText, Heard, Link
+from schedulerlocal.core.cpulist import parse_cpulist
+from schedulerlocal.core.topology import Cpus
+from schedulerlocal.ports import Domain
+
+_EVERYTHING_S = 10.0
+_ECHO_S = 0.05
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Known:
+    """A domain as it was last looked at."""
+
+    state: VmState
+    active: bool
+    live: DomainFacts
+    config: DomainFacts
+    """Of its next boot; ``live`` again if it is not active."""
+    emulated: bool = False
+    """Whether it runs without KVM."""
+    wanted: Cpus | None = None
+    """Where our last step put its vCPUs; None if none did since we started."""
+
+    @property
+    def name(self) -> str:
+        return self.live.name
+
+    @property
+    def metadata(self) -> DomainMetadata | None:
+        """Ours, if the VM is."""
+        return self.live.metadata
+
+    @kept
+    def domain(self) -> Domain:
+        """As the agent knows it."""
+        found = found_vm(self.live, self.config)
+        spec = found.spec
+        if not found.foreign:
+            found = replace(found, pinned=self._pinned())
+        return Domain(
+            found=found,
+            state=self.state,
+            vcpus_pending=self.live.vcpus != spec.vcpus,
+            memory_pending=self.live.memory_mib != spec.memory_mib,
+        )
+
+    def _pinned(self) -> Cpus:
+        """Where a VM of ours is, or the first place it is and should not be.
+
+        Each vCPU counts, also those not plugged in, and so do the pins of the next boot.
+        """
+        places = dict.fromkeys((*self.live.pins, *self.config.pins))
+        strays = [place for place in places if place != self.wanted]
+        if len(places) == 1 or (self.wanted is not None and strays):
+            return strays[0] if strays else next(iter(places))
+        return () if () in places else tuple(sorted(set().union(*places)))
+
+
+class KnownDomains:
+    """``changed`` is called when a VM is not as :meth:`read` or :meth:`renew` last had it."""
+
+    def __init__(self, link: Link, now_s: Callable[[], float]) -> None:
+        self.changed: Callable[[], None] = lambda: None
+        self.version = 0
+        """Rises whenever anything known changes."""
+        self._link = link
+        self._now_s = now_s
+        self._known: dict[str, Known] = {}
+        self._facts: dict[str, tuple[DomainText, Known]] = {}
+        self._dirty: set[str] = set()
+        self._all_dirty = True
+        self._read_s = 0.0
+        self._working: Counter[str] = Counter()
+        self._places: dict[str, Cpus] = {}
+        self._reading = asyncio.Lock()
+        self._looking: asyncio.Task[None] | None = None
+        self._told: set[str] = set()
+
+    def close(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+
+    @property
+    def all(self) -> Mapping[str, Known]:
+        """By name, in order of their making; what was only just found comes last."""
+        return self._known
+
+    async def read(self) -> Mapping[str, Known]:
+        """What is there now; raises LinkError."""
+        async with self._reading:
+            if self._all_dirty or self._now_s() - self._read_s > _EVERYTHING_S:
+                await self._read_all()
+            else:
+                await self._read_dirty(self._dirty)
+        return self._known
+
+    async def renew(self, name: str) -> Known | None:
+        """The domain called *name* as it is now; raises LinkError."""
+        async with self._reading:
+            await self._read_dirty({name})
+        return self._known.get(name)
+
+    async def settled(self, name: str) -> Known | None:
+        """Like :meth:`renew`, once no call about it is under way any more."""
+        await self._link.quiet(name)
+        return await self.renew(name)
+
+    # --- what our own steps do --------------------------------------------------------------------
+
+    @contextmanager
+    def working_on(self, names: Iterable[str]) -> Iterator[None]:
+        """Meanwhile nobody is told of what happens to *names*: we do it.
+
+        If that fails, something we did not do may be why, and what was heard of it is told.
+        """
+        self._working.update(names := tuple(names))
+        try:
+            yield
+        except BaseException:
+            self.changed()
+            raise
+        finally:
+            self._working.subtract(names)
+            self._working += Counter()
+            if not self._dirty.isdisjoint(names):
+                self._look_soon()
+
+    def expect(self, name: str, state: VmState) -> None:
+        """We just made the VM called *name* do that; somebody may have come between."""
+        known = self._known.get(name)
+        if known is None or known.state is not state:
+            self.changed()
+
+    def pinning(self, name: str, cpus: Cpus) -> None:
+        """From now on *cpus* is where the vCPUs of the VM called *name* belong."""
+        self._places[name] = cpus
+        known = self._known.get(name)
+        if known is not None:
+            self._put(name, replace(known, wanted=cpus))
+
+    def pinned(self, name: str, cpus: Cpus, emulator: Cpus | None) -> None:
+        """All vCPUs and, unless it is None, the emulator have been pinned."""
+        known = self._known.get(name)
+        if known is None:
+            return
+        self._facts.pop(name, None)
+
+        def moved(facts: DomainFacts) -> DomainFacts:
+            return replace(
+                facts,
+                pins=(cpus,) * facts.max_vcpus,
+                emulator_cpus=facts.emulator_cpus if emulator is None else emulator,
+            )
+
+        live = moved(known.live)
+        config = live if known.config is known.live else moved(known.config)
+        self._put(name, replace(known, live=live, config=config))
+
+    # --- what happens by itself -------------------------------------------------------------------
+
+    def heard(self, heard: Heard) -> None:
+        """Something happened; called on the event loop."""
+        if heard.pins is not None and self._is_echo(heard.name, heard.pins):
+            return
+        self._dirty.add(heard.name)
+        if heard.name not in self._working:
+            self._look_soon()
+
+    def doubt_all(self) -> None:
+        """Nothing known is sure any more."""
+        self._all_dirty = True
+        self.changed()
+
+    def _is_echo(self, name: str, pins: Mapping[str, str]) -> bool:
+        known, place = self._known.get(name), self._places.get(name)
+        if known is None or place is None:
+            return False
+        for what, cpus in pins.items():
+            try:
+                where = tuple(sorted(parse_cpulist(cpus)))
+            except ValueError:
+                return False
+            if where != place and not (what == "emulatorpin" and where == known.live.emulator_cpus):
+                return False
+        return True
+
+    def _look_soon(self) -> None:
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.get_running_loop().create_task(self._look(), name="look")
+
+    async def _look(self) -> None:
+        await asyncio.sleep(_ECHO_S)
+        while names := self._dirty - self._working.keys():
+            before = {name: self._seen(name) for name in names}
+            try:
+                async with self._reading:
+                    await self._read_dirty(names)
+            except HypervisorError as problem:
+                _log.debug("looking at what changed failed: %s", problem)
+                self.changed()  # the next pass finds out, or says why it cannot
+                return
+            if any(self._seen(name) != before[name] for name in names - self._working.keys()):
+                self.changed()
+
+    def _seen(self, name: str) -> Domain | None:
+        known = self._known.get(name)
+        return None if known is None else known.domain
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    async def _read_all(self) -> None:
+        dirty, self._dirty, self._all_dirty = self._dirty, set(), False
+        try:
+            texts = await self._link.read_all()
+        except BaseException:
+            self._dirty |= dirty
+            self._all_dirty = True
+            raise
+        self._read_s = self._now_s()
+        for name in self._known.keys() - {text.name for text in texts}:
+            self._put(name, None)
+        for text in sorted(texts, key=self._made):
+            self._take(text)
+
+    async def _read_dirty(self, names: set[str]) -> None:
+        if not names:
+            return
+        names = set(names)
+        self._dirty -= names
+        try:
+            texts = await self._link.read(sorted(names))
+        except BaseException:
+            self._dirty |= names
+            raise
+        for name in names - {text.name for text in texts}:
+            self._put(name, None)
+        for text in texts:
+            self._take(text)
+
+    def _made(self, text: DomainText) -> tuple[float, str]:
+        """When it was made, as far as it says so: a new local scheduler has seen none of it."""
+        known = self._understood(text)
+        metadata = known.metadata if known else None
+        return (metadata.made_ms or float("inf")) if metadata else float("inf"), text.name
+
+    def _take(self, text: DomainText) -> None:
+        known = self._understood(text)
+        if known is not None and known.wanted != self._places.get(text.name):
+            known = replace(known, wanted=self._places.get(text.name))
+        self._put(text.name, known)
+
+    def _understood(self, text: DomainText) -> Known | None:
+        """What *text* says; texts that were read before cost nothing."""
+        before = self._facts.get(text.name)
+        if before is not None and before[0] == text:
+            return before[1]
+        try:
+            live = read_domain(text.live)
+            config = live if text.config == text.live else read_domain(text.config)
+        except ValueError as problem:
+            self._tell_once(f"{problem}; it is left out of account")
+            return None
+        if live.damage is not None:
+            self._tell_once(live.damage.sentence)
+        emulated = text.live.lstrip().startswith("<domain type='qemu'")
+        known = Known(text.state, text.active, live, config, emulated)
+        self._facts[text.name] = (text, known)
+        return known
+
+    def _tell_once(self, sentence: str) -> None:
+        if sentence not in self._told:
+            self._told.add(sentence)
+            _log.warning("%s", sentence)
+
+    def _put(self, name: str, known: Known | None) -> None:
+        before = self._known.get(name)
+        if known is None:
+            self._known.pop(name, None)
+            self._facts.pop(name, None)
+            self._places.pop(name, None)
+        elif before != known:
+            self._known[name] = known
+        if before != known:
+            self.version += 1

@@ -1,0 +1,329 @@
+"""The link to libvirt, and the only file that imports it.
+
+libvirt's own event loop runs in a thread: it is safe against calls from other threads, which
+libvirtaio is not (every call adds and removes watchers, from whichever thread makes it), and it
+answers libvirtd's keep-alive however busy asyncio's loop is. Events come from there onto asyncio's
+loop. Calls block, so each is made in a thread; several connections let pins go side by side.
+What is asked of libvirt is in
+:mod:`schedulerlocal.adapters.libvirtlink`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from random import Random
+from typing import Any, TypeVar
+
+import libvirt
+
+from schedulerlocal.adapters.callthreads import CallThreads
+from schedulerlocal.adapters.hypervisorlink import (
+    Ears,
+    Heard,
+    LinkError,
+    Why,
+)
+
+T = TypeVar("T")
+
+_CONNECTIONS = 8
+_LEAST_APART = 3  # connections: to look, to change, to read statistics
+_THREADS = 32
+_KEEP_ALIVE_S, _KEEP_ALIVE_MISSED = 5, 3
+_FIRST_RETRY_S, _LAST_RETRY_S = 0.1, 5.0
+_CLOSE_S = 2.0
+_SIMULATE = "or simulate a host with --topology=debug/topology_EPYC-7662.json"
+
+_log = logging.getLogger(__name__)
+
+LibvirtError: Any = libvirt.libvirtError
+
+
+def constant(name: str) -> int:
+    """A constant of libvirt's, 0 where the library is older than it."""
+    return int(getattr(libvirt, name, 0))
+
+
+_EVENTS = """
+    LIFECYCLE REBOOT METADATA_CHANGE TUNABLE BALLOON_CHANGE DEVICE_ADDED DEVICE_REMOVED
+    DEVICE_REMOVAL_FAILED PMSUSPEND PMWAKEUP PMSUSPEND_DISK JOB_COMPLETED
+""".split()
+_WHY = {
+    "NO_DOMAIN": Why.GONE,
+    "OPERATION_INVALID": Why.WRONG_STATE,
+    "OPERATION_TIMEOUT": Why.NOT_POSSIBLE,
+    "OPERATION_UNSUPPORTED": Why.NOT_POSSIBLE,
+    "CONFIG_UNSUPPORTED": Why.NOT_POSSIBLE,
+    "NO_SUPPORT": Why.NOT_POSSIBLE,
+    "ARGUMENT_UNSUPPORTED": Why.NOT_POSSIBLE,
+    "AGENT_UNRESPONSIVE": Why.NOT_POSSIBLE,
+}
+_WHY_OF_CODE = {constant(f"VIR_ERR_{name}"): why for name, why in _WHY.items()}
+_events_run = threading.Event()
+
+
+@dataclass(slots=True)
+class Lane:
+    """A connection, with the domains it has a handle for."""
+
+    connection: Any
+    handles: dict[str, Any] = field(default_factory=dict)
+    busy: int = 0
+    """Calls under way on it."""
+
+
+class Connections:
+    """See the module. ``calls`` counts the calls made, by what they do."""
+
+    def __init__(self, uri: str, *, rng: Random, connections: int = _CONNECTIONS) -> None:
+        self.uri = uri
+        self.calls: Counter[str] = Counter()
+        self._rng = rng
+        self.is_test_driver = uri.startswith("test:")
+        # which has a host of its own for every connection
+        self._connections = 1 if self.is_test_driver else connections
+        self._threads = CallThreads("libvirt", _THREADS)
+        self._lanes: list[Lane] = []
+        self._ears = Ears()
+        self._under_way: dict[str, asyncio.Future[Any]] = {}
+        self._away_since = ""
+        self._returning: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    # --- connections ------------------------------------------------------------------------------
+
+    async def open(self, ears: Ears) -> None:
+        """Raises LinkError, saying what to do without a libvirtd."""
+        self._ears = ears
+        self._loop = asyncio.get_running_loop()
+        if not _events_run.is_set():
+            _events_run.set()
+            libvirt.registerErrorHandler(lambda *_: None, None)  # it would print every error
+            libvirt.virEventRegisterDefaultImpl()
+            threading.Thread(target=_run_events, name="libvirt-events", daemon=True).start()
+        try:
+            self._lanes = await self._in_thread(self._connect)
+        except LibvirtError as problem:
+            raise LinkError(
+                f"libvirtd at {self.uri} cannot be reached ({words_of(problem)}); start it"
+                f" (systemctl start libvirtd), {_SIMULATE}",
+                Why.AWAY,
+            ) from problem
+
+    async def close(self) -> None:
+        if self._returning is not None:
+            self._returning.cancel()
+        lanes, self._lanes = self._lanes, []
+        self._away_since = time.strftime("%H:%M:%S")
+        self._ears = Ears()
+        await asyncio.wait([self._in_thread(lambda: _close(lanes))], timeout=_CLOSE_S)
+
+    def _connect(self) -> list[Lane]:
+        lanes: list[Lane] = []
+        try:
+            for _ in range(self._connections):
+                connection = libvirt.open(self.uri)
+                lanes.append(Lane(connection))
+                try:
+                    connection.setKeepAlive(_KEEP_ALIVE_S, _KEEP_ALIVE_MISSED)
+                    connection.registerCloseCallback(self._closed, None)
+                except LibvirtError:  # only a libvirtd can go away, not the test driver
+                    _log.debug("%s has no keep-alive", self.uri)
+            for event in _EVENTS:
+                number = getattr(libvirt, f"VIR_DOMAIN_EVENT_ID_{event}", None)
+                if number is None:
+                    continue
+                try:
+                    lanes[0].connection.domainEventRegisterAny(None, number, self._event, event)
+                except LibvirtError as problem:
+                    _log.info("%s tells of no %s: %s", self.uri, event, words_of(problem))
+        except BaseException:
+            _close(lanes)
+            raise
+        return lanes
+
+    def _closed(self, connection: Any, _reason: int, _: object) -> None:
+        """Called by libvirt's thread."""
+        self._on_loop(self._lost, connection)
+
+    def _lost(self, connection: Any) -> None:
+        if not any(lane.connection is connection for lane in self._lanes):
+            return
+        lanes, self._lanes = self._lanes, []
+        self._away_since = time.strftime("%H:%M:%S")
+        _log.error("%s", self._away())
+        self._in_thread(lambda: _close(lanes))
+        self._returning = asyncio.get_running_loop().create_task(self._return(), name="reconnect")
+        self._ears.doubt()
+
+    async def _return(self) -> None:
+        """Connect again, at growing intervals with some chance in them, since others do too."""
+        wait_s = _FIRST_RETRY_S
+        while True:
+            await asyncio.sleep(wait_s * (0.5 + self._rng.random()))
+            wait_s = min(_LAST_RETRY_S, wait_s * 2)
+            connecting = self._in_thread(self._connect)
+            try:
+                lanes = await asyncio.shield(connecting)
+            except LibvirtError:
+                continue
+            except asyncio.CancelledError:
+                connecting.add_done_callback(_close_unused)
+                raise
+            if not all(lane.connection.isAlive() for lane in lanes):
+                self._in_thread(partial(_close, lanes))
+                continue
+            self._lanes = lanes
+            _log.info("libvirtd at %s is back", self.uri)
+            self._ears.doubt()
+            return
+
+    def _event(self, _connection: Any, domain: Any, *about: Any) -> None:
+        """Called by libvirt's thread; the last of *about* is the event's name."""
+        pins = None
+        if about[-1] == "TUNABLE" and isinstance(about[0], dict):
+            told = {key.removeprefix("cputune."): value for key, value in about[0].items()}
+            if all("pin" in key for key in told):
+                pins = told
+        self._on_loop(self._heard, Heard(domain.name(), pins), about[-1] == "LIFECYCLE")
+
+    def _heard(self, heard: Heard, life: bool) -> None:
+        if life:
+            # it may have been another's name before
+            for lane in self._lanes:
+                lane.handles.pop(heard.name, None)
+        self._ears.heard(heard)
+
+    def _on_loop(self, call: Callable[..., None], *args: Any) -> None:
+        try:
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(call, *args)
+        except RuntimeError:
+            pass  # the loop has ended, and nobody is left to be told
+
+    def _away(self) -> str:
+        return (
+            f"libvirtd at {self.uri} is away since {self._away_since}; start it"
+            " (systemctl start libvirtd)"
+        )
+
+    # --- calls ------------------------------------------------------------------------------------
+
+    async def quiet(self, name: str) -> None:
+        """Wait until no call about the VM called *name* is under way, given up or not."""
+        while (earlier := self._under_way.get(name)) is not None:
+            await asyncio.wait([earlier])
+
+    async def call(
+        self,
+        kind: str,
+        failed: str,
+        call: Callable[[Lane], T],
+        name: str = "",
+        turn: int | None = None,
+    ) -> T:
+        """Make *call* in a thread; *failed* begins the sentence if it fails."""
+        if name:
+            await self.quiet(name)
+        if not self._lanes:
+            raise LinkError(self._away(), Why.AWAY)
+        lane = self._lane(turn)
+        self.calls[kind] += 1
+        lane.busy += 1
+        future = self._in_thread(partial(call, lane))
+        future.add_done_callback(lambda _: _less_busy(lane))
+        if name:
+            self._under_way[name] = future
+            future.add_done_callback(lambda done: self._done(name, done))
+        try:
+            # given up, it goes on all the same, and calls about this VM wait for it
+            return await asyncio.shield(future)
+        except LibvirtError as problem:
+            why = why_of(problem)
+            if why is Why.OTHER and not lane.connection.isAlive():
+                self._lost(lane.connection)
+                why = Why.AWAY
+            raise LinkError(f"{failed}: libvirt says {words_of(problem)!r}", why) from problem
+
+    def _lane(self, turn: int | None) -> Lane:
+        """The connection for a call; None is for one that only looks.
+
+        A call that hangs, as those to a guest whose emulator hangs do, holds up others on its
+        connection. So looking has one of its own, statistics (-1) another, and a call that changes
+        something gets one that is free, if any is, beginning with that of its *turn*.
+        """
+        if turn is None or len(self._lanes) < _LEAST_APART:
+            return self._lanes[0]
+        if turn < 0:
+            return self._lanes[-1]
+        lanes = self._lanes[1:-1]
+        first = turn % len(lanes)
+        return min(lanes[first:] + lanes[:first], key=lambda lane: lane.busy)
+
+    def _done(self, name: str, future: asyncio.Future[Any]) -> None:
+        if self._under_way.get(name) is future:
+            del self._under_way[name]
+
+    def _in_thread(self, call: Callable[[], T]) -> asyncio.Future[T]:
+        future = asyncio.wrap_future(self._threads.submit(call))
+        # one nobody waits for any more may fail
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return future
+
+
+def _less_busy(lane: Lane) -> None:
+    lane.busy -= 1
+
+
+def _run_events() -> None:
+    while True:
+        try:
+            libvirt.virEventRunDefaultImpl()
+        except LibvirtError as problem:
+            _log.warning("waiting for libvirt's events failed: %s", words_of(problem))
+            time.sleep(_FIRST_RETRY_S)
+
+
+def on_domain(name: str, act: Callable[[Any], T], lane: Lane) -> T:
+    """*act* on the domain called *name*; a handle of one that is gone is found anew."""
+    known = lane.handles.get(name)
+    if known is not None:
+        try:
+            return act(known)
+        except LibvirtError as problem:
+            lane.handles.pop(name, None)
+            if why_of(problem) is not Why.GONE:
+                raise
+    domain = lane.connection.lookupByName(name)
+    lane.handles[name] = domain
+    return act(domain)
+
+
+def why_of(problem: Any) -> Why:
+    return _WHY_OF_CODE.get(problem.get_error_code(), Why.OTHER)
+
+
+def words_of(problem: Any) -> str:
+    """What libvirt says, without what it prints of XML or an emulator's output below."""
+    return str(problem.get_error_message() or problem).strip().partition("\n")[0][:300]
+
+
+def _close(lanes: Iterable[Lane]) -> None:
+    for lane in lanes:
+        lane.handles.clear()
+        try:
+            lane.connection.close()
+        except LibvirtError as problem:
+            _log.debug("closing a connection failed: %s", words_of(problem))
+
+
+def _close_unused(connecting: asyncio.Future[list[Lane]]) -> None:
+    if not connecting.cancelled() and connecting.exception() is None:
+        threading.Thread(target=_close, args=(connecting.result(),), daemon=True).start()

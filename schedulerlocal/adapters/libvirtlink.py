@@ -1,0 +1,295 @@
+"""What is asked of libvirt, call by call, over the connections to it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import Any, TypeVar
+from xml.etree import ElementTree as ET
+
+from schedulercommon.model import VmState
+from schedulerlocal.adapters.domainmetadata import METADATA_KEY, METADATA_URI
+from schedulerlocal.adapters.hypervisorlink import DomainText, Ears, PinWish, Stats, Why
+from schedulerlocal.adapters.libvirt import (
+    Connections,
+    Lane,
+    LibvirtError,
+    constant,
+    on_domain,
+    why_of,
+)
+from schedulerlocal.core.topology import Cpus
+
+T = TypeVar("T")
+
+_LIVE, _CONFIG = constant("VIR_DOMAIN_AFFECT_LIVE"), constant("VIR_DOMAIN_AFFECT_CONFIG")
+_STATS_LANE = -1  # the last one is used least
+_UNDEFINE = [
+    constant(f"VIR_DOMAIN_UNDEFINE_{each}")
+    for each in ("MANAGED_SAVE", "SNAPSHOTS_METADATA", "NVRAM", "CHECKPOINTS_METADATA", "TPM")
+]
+_STATES = {
+    "NOSTATE": VmState.ERROR,
+    "RUNNING": VmState.RUNNING,
+    "BLOCKED": VmState.RUNNING,
+    "PAUSED": VmState.SUSPENDED,
+    "SHUTDOWN": VmState.RUNNING,  # it is being shut down
+    "SHUTOFF": VmState.DOWN,
+    "CRASHED": VmState.ERROR,
+    "PMSUSPENDED": VmState.SUSPENDED,
+}
+_STATE_OF_CODE = {constant(f"VIR_DOMAIN_{name}"): state for name, state in _STATES.items()}
+_PAUSED = {
+    "MIGRATION": VmState.MIGRATING,
+    "POSTCOPY": VmState.MIGRATING,
+    "STARTING_UP": VmState.RUNNING,
+    "CRASHED": VmState.ERROR,
+    "POSTCOPY_FAILED": VmState.ERROR,
+}
+_PAUSED_OF_CODE = {
+    constant(f"VIR_DOMAIN_PAUSED_{name}"): state
+    for name, state in _PAUSED.items()
+    if constant(f"VIR_DOMAIN_PAUSED_{name}")
+}
+
+
+class LibvirtLink:
+    """See :class:`schedulerlocal.adapters.hypervisorlink.Link`."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    @property
+    def calls(self) -> Counter[str]:
+        return self._connections.calls
+
+    async def open(self, ears: Ears) -> None:
+        await self._connections.open(ears)
+
+    async def close(self) -> None:
+        await self._connections.close()
+
+    async def version(self) -> str:
+        def call(lane: Lane) -> str:
+            return f"{lane.connection.getVersion()} {lane.connection.getLibVersion()}"
+
+        return await self._connections.call("version", "the versions could not be read", call)
+
+    async def guest_kinds(self) -> frozenset[str]:
+        def call(lane: Lane) -> str:
+            return str(lane.connection.getCapabilities())
+
+        found = await self._connections.call(
+            "capabilities", "the capabilities could not be read", call
+        )
+        capabilities = ET.fromstring(found)
+        arch = capabilities.findtext("host/cpu/arch", "")
+        return frozenset(
+            kind.get("type", "")
+            for guest in capabilities.findall("guest")
+            if (each := guest.find("arch")) is not None and each.get("name") == arch
+            for kind in each.findall("domain")
+        )
+
+    async def read_all(self) -> list[DomainText]:
+        def call(lane: Lane) -> list[DomainText]:
+            return _told(lane.connection.listAllDomains())
+
+        return await self._connections.call("read-all", "the VMs could not be listed", call)
+
+    async def read(self, names: Sequence[str]) -> list[DomainText]:
+        def call(lane: Lane) -> list[DomainText]:
+            found = []
+            for name in names:
+                try:
+                    found += on_domain(name, lambda domain: _told([domain]), lane)
+                except LibvirtError as problem:
+                    if why_of(problem) is not Why.GONE:
+                        raise
+            return found
+
+        whose = repr(names[0]) if len(names) == 1 else f"{len(names)} of them"
+        return await self._connections.call("read", f"VM {whose} could not be looked at", call)
+
+    async def quiet(self, name: str) -> None:
+        await self._connections.quiet(name)
+
+    async def full_config(self, name: str) -> str:
+        flags = constant("VIR_DOMAIN_XML_INACTIVE") | constant("VIR_DOMAIN_XML_SECURE")
+        return str(await self._domain_call(name, "looked at", lambda vm: vm.XMLDesc(flags)))
+
+    async def define(self, name: str, xml: str) -> None:
+        def call(lane: Lane) -> None:
+            lane.handles[name] = lane.connection.defineXML(xml)
+
+        await self._connections.call("define", f"VM {name!r} could not be defined", call, name, 0)
+
+    async def start_transient(self, name: str, xml: str) -> None:
+        def call(lane: Lane) -> None:
+            lane.connection.createXML(xml)
+
+        await self._connections.call("start", f"VM {name!r} could not be started", call, name, 0)
+
+    async def undefine(self, name: str) -> None:
+        def undefine(vm: Any) -> None:
+            try:
+                vm.undefineFlags(sum(_UNDEFINE))
+            except LibvirtError as problem:
+                if problem.get_error_code() != constant("VIR_ERR_INVALID_ARG"):
+                    raise
+                vm.undefineFlags(sum(_UNDEFINE[:2]))  # what every driver and version knows
+
+        await self._domain_call(name, "undefined", undefine)
+
+    async def start(self, name: str) -> None:
+        await self._domain_call(name, "started", lambda vm: vm.create())
+
+    async def destroy(self, name: str) -> None:
+        # where an emulator hangs, so does every call but this one, which is the way out
+        await self._domain_call(name, "stopped", lambda vm: vm.destroy(), at_once=True)
+
+    async def press_power_button(self, name: str) -> None:
+        flags = constant("VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN")
+        await self._domain_call(name, "shut down", lambda vm: vm.shutdownFlags(flags))
+
+    async def reboot(self, name: str) -> None:
+        flags = constant("VIR_DOMAIN_REBOOT_ACPI_POWER_BTN")
+        await self._domain_call(name, "rebooted", lambda vm: vm.reboot(flags))
+
+    async def reset(self, name: str) -> None:
+        await self._domain_call(name, "reset", lambda vm: vm.reset())
+
+    async def suspend(self, name: str) -> None:
+        await self._domain_call(name, "suspended", lambda vm: vm.suspend())
+
+    async def resume(self, name: str) -> None:
+        await self._domain_call(name, "resumed", lambda vm: vm.resume())
+
+    async def is_active(self, name: str) -> bool:
+        return bool(await self._domain_call(name, "looked at", lambda vm: vm.isActive()))
+
+    async def note(self, name: str, text: str | None, *, live: bool, config: bool) -> None:
+        kind, flags = constant("VIR_DOMAIN_METADATA_ELEMENT"), _affect(live=live, config=config)
+
+        def note(vm: Any) -> None:
+            vm.setMetadata(kind, text, METADATA_KEY if text else None, METADATA_URI, flags)
+
+        await self._domain_call(name, "given its metadata", note)
+
+    async def pin(self, name: str, wishes: Sequence[PinWish], turn: int) -> None:
+        if self._connections.is_test_driver:
+            # it pins vCPUs only, and is not to be told of which XML
+            wishes = [
+                replace(wish, live=False, config=False)
+                for wish in wishes
+                if wish.live and wish.vcpu is not None
+            ]
+
+        def pin(vm: Any) -> None:
+            for wish in wishes:
+                bits = _bits(wish.cpus)
+                flags = _affect(live=wish.live, config=wish.config)
+                if wish.vcpu is None:
+                    vm.pinEmulator(bits, flags)
+                else:
+                    vm.pinVcpuFlags(wish.vcpu, bits, flags)
+
+        self._connections.calls["pin-one"] += len(wishes)
+        await self._domain_call(name, "pinned", pin, turn)
+
+    async def plug_vcpus(self, name: str, vcpus: int) -> None:
+        await self._domain_call(
+            name, f"given {vcpus} vCPUs", lambda vm: vm.setVcpusFlags(vcpus, _LIVE)
+        )
+
+    async def balloon(self, name: str, memory_mib: int) -> None:
+        await self._domain_call(
+            name,
+            f"given {memory_mib} MiB",
+            lambda vm: vm.setMemoryFlags(memory_mib * 1024, _LIVE),
+        )
+
+    async def ballooned_mib(self, name: str) -> int:
+        return int(await self._domain_call(name, "looked at", lambda vm: vm.info()[2])) // 1024
+
+    async def weigh(self, name: str, shares: int) -> None:
+        weight = {"cpu_shares": shares}
+        await self._domain_call(
+            name, "weighted", lambda vm: vm.setSchedulerParametersFlags(weight, _LIVE)
+        )
+
+    async def all_stats(self) -> list[Stats]:
+        wanted = sum(
+            constant(f"VIR_DOMAIN_STATS_{each}")
+            for each in ("STATE", "CPU_TOTAL", "BALLOON", "VCPU")
+        )
+
+        # not held up by a guest whose emulator hangs; it then has fewer fields
+        nowait = constant("VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT")
+
+        def call(lane: Lane) -> list[Stats]:
+            told = lane.connection.getAllDomainStats(wanted, nowait)
+            return [(domain.name(), stats) for domain, stats in told]
+
+        return await self._connections.call(
+            "stats", "the statistics could not be read", call, turn=_STATS_LANE
+        )
+
+    async def _domain_call(
+        self,
+        name: str,
+        done: str,
+        act: Callable[[Any], T],
+        turn: int = 0,
+        *,
+        at_once: bool = False,
+    ) -> T:
+        """*at_once* does not wait for an earlier call about the VM."""
+        sentence = f"VM {name!r} could not be {done}"
+        queue = "" if at_once else name
+        call = partial(on_domain, name, act)
+        return await self._connections.call(done, sentence, call, queue, turn)
+
+
+def _told(domains: Iterable[Any]) -> list[DomainText]:
+    told = []
+    inactive = constant("VIR_DOMAIN_XML_INACTIVE")
+    for domain in domains:
+        try:
+            active = bool(domain.isActive())
+            config = domain.XMLDesc(inactive)
+            live = domain.XMLDesc(0) if active else config
+            state, reason = domain.state()
+        except LibvirtError as problem:
+            if why_of(problem) is not Why.GONE:
+                raise
+            continue  # it went as we looked
+        told.append(
+            DomainText(
+                name=domain.name(),
+                state=_vm_state(state, reason),
+                active=active,
+                live=live,
+                config=config,
+            )
+        )
+    return told
+
+
+def _vm_state(state: int, reason: int) -> VmState:
+    if state == constant("VIR_DOMAIN_PAUSED"):
+        return _PAUSED_OF_CODE.get(reason, VmState.SUSPENDED)
+    return _STATE_OF_CODE.get(state, VmState.ERROR)
+
+
+@lru_cache(maxsize=64)
+def _bits(cpus: Cpus) -> tuple[bool, ...]:
+    """As libvirt takes them; the VMs of a level, which move together, have the same."""
+    wanted = frozenset(cpus)
+    return tuple([cpu in wanted for cpu in range(max(cpus) + 1)])
+
+
+def _affect(*, live: bool, config: bool) -> int:
+    return (_LIVE if live else 0) | (_CONFIG if config else 0)

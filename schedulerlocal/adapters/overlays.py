@@ -1,0 +1,143 @@
+"""Overlays, the disks of VMs: what they are called, and the notes about those that are to go.
+
+A name tells whose disk it is and is never given twice, since hosts may share the folder. A note is
+written before an overlay is made and erased once a VM has it, written again before that VM is
+removed and erased once the overlay is deleted: whatever a note is left of and no VM has is ours
+to delete. A note is a symbolic link, which is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from schedulercommon.model import NAME
+
+FileId = tuple[int, int]
+"""Device and inode: what a file is, whatever it is called."""
+
+_PARTIAL = ".partial"
+_OVERLAY = re.compile(
+    rf"(?P<vm>{NAME.pattern})@(?P<host>{NAME.pattern})\.[0-9a-f]{{32}}\.qcow2(?:\.partial)?",
+    re.ASCII,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose an overlay is."""
+
+    vm: str
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unused:
+    """Overlays that no VM here has."""
+
+    deleted: tuple[str, ...]
+    """Made by this host and never given to a VM, or left over from a removal cut short."""
+    left: tuple[str, ...]
+    """By their name this host's; only listed."""
+    others: tuple[str, ...]
+    """By their name another host's; only listed."""
+
+
+def overlay_name(vm: str, host: str) -> str:
+    return f"{vm}@{host}.{uuid4().hex}.qcow2"
+
+
+def owner_of(path: str) -> Owner | None:
+    """Whose overlay the file at *path* is; None if it is none."""
+    found = _OVERLAY.fullmatch(os.path.basename(path))
+    return Owner(found["vm"], found["host"]) if found else None
+
+
+def partial(path: str) -> str:
+    """What an overlay is called until it is whole."""
+    return path + _PARTIAL
+
+
+class OverlayNotes:
+    """The notes in *directory*, which belongs to one local scheduler; faults are OSErrors."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def write(self, path: str) -> None:
+        """Note that the overlay at *path* is to go unless a VM has it."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            os.symlink(path, self._note(path))
+
+    def erase(self, path: str) -> None:
+        self._note(path).unlink(missing_ok=True)
+
+    def paths(self) -> list[str]:
+        """The overlays that are noted."""
+        with suppress(FileNotFoundError):
+            notes = sorted(self.directory.iterdir())
+            return [os.readlink(note) for note in notes if note.is_symlink()]
+        return []
+
+    def _note(self, path: str) -> Path:
+        return self.directory / os.path.basename(path)
+
+
+def begin_overlay(path: str) -> None:
+    """Make the file the overlay at *path* will be written to, for nobody else to read."""
+    os.close(os.open(partial(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+
+def finish_overlay(path: str) -> FileId:
+    """Call the overlay by its name, for good: a VM that was answered for keeps its disk."""
+    os.rename(partial(path), path)
+    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    facts = os.lstat(path)
+    return facts.st_dev, facts.st_ino
+
+
+def file_at(path: str) -> FileId | None:
+    """The file at *path*, links not followed; None if there is none."""
+    try:
+        facts = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    return facts.st_dev, facts.st_ino
+
+
+def delete_overlay(path: str, notes: OverlayNotes) -> bool:
+    """Delete what there is of the overlay at *path*, then the note; whether there was any."""
+    there = False
+    for file in (partial(path), path):
+        with suppress(FileNotFoundError):
+            os.unlink(file)
+            there = True
+    notes.erase(path)
+    return there
+
+
+def unused_overlays(
+    folder: Path, host: str, used: Collection[FileId], in_use: Collection[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """This host's and other hosts' overlays in *folder* that are neither *used* nor *in_use*."""
+    ours: list[str] = []
+    others: list[str] = []
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            owner = owner_of(entry.name)
+            if owner is None or entry.path.removesuffix(_PARTIAL) in in_use:
+                continue
+            file = file_at(entry.path)  # none if another host deletes its own meanwhile
+            if file is not None and file not in used:
+                (ours if owner.host == host else others).append(entry.path)
+    return tuple(sorted(ours)), tuple(sorted(others))

@@ -1,0 +1,375 @@
+"""The disks of VMs: overlays made on images, or images themselves, and none used by two at once.
+
+Making a disk may take long and happens without the agent's lock; whatever stops it leaves nothing
+behind. File work runs in threads of its own, so that a share that hangs holds up nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from schedulercommon.errors import HypervisorError, RefusedError, StoreUnavailable, WrongState
+from schedulercommon.model import VmSpec
+from schedulerlocal.adapters.imagechain import Image, ImageReader
+from schedulerlocal.adapters.imageuse import ImageUses, Use
+from schedulerlocal.adapters.overlays import (
+    FileId,
+    OverlayNotes,
+    Unused,
+    begin_overlay,
+    delete_overlay,
+    file_at,
+    finish_overlay,
+    overlay_name,
+    owner_of,
+    partial,
+    unused_overlays,
+)
+from schedulerlocal.adapters.qemuimg import create_overlay
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_THREADS = 4
+_MAKING_AT_ONCE = 4
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """What an overlay builds on, as it was when the overlay was made."""
+
+    path: str
+    size_bytes: int
+    """Of the file, not of the disk in it."""
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disk:
+    """A VM's disk, which is always qcow2."""
+
+    path: str
+    base: Base | None
+    """None: the disk is the image itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskFile:
+    """A disk as a domain names it."""
+
+    path: str
+    format: str = "qcow2"
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VmDisks:
+    """All disks of a domain, ours or not."""
+
+    vm: str
+    disks: tuple[DiskFile, ...]
+    running: bool
+    """Suspended and migrating count too."""
+
+
+def base_changed(base: Base) -> str | None:
+    """What is different about *base* now, as a sentence without its end; None if nothing is."""
+    try:
+        facts = os.stat(base.path)
+    except OSError as problem:
+        return f"its base image {base.path} cannot be found ({problem.strerror})"
+    if facts.st_size != base.size_bytes:
+        return f"its base image {base.path} had {base.size_bytes} bytes and has {facts.st_size}"
+    if facts.st_mtime_ns != base.mtime_ns:
+        return f"its base image {base.path} was written to"
+    return None
+
+
+class Storage:
+    """See the module. Every refusal is a RefusedError, and nothing has changed.
+
+    *notes_dir* belongs to this local scheduler alone; *disk_dir* may be shared with other hosts.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_dirs: Sequence[Path],
+        disk_dir: Path,
+        notes_dir: Path,
+        host_name: str,
+        qemu_img: str = "qemu-img",
+        timeout_s: float = 30.0,
+    ) -> None:
+        self._disk_dir = Path(os.path.abspath(disk_dir))
+        self._host_name = host_name
+        self._qemu_img = qemu_img
+        self._timeout_s = timeout_s
+        self._images = ImageReader(image_dirs)
+        self._notes = OverlayNotes(notes_dir)
+        self._uses = ImageUses()
+        self._found: dict[str, tuple[DiskFile, ...]] = {}
+        self._prepared: dict[str, Disk] = {}
+        self._in_making: set[str] = set()
+        self._starting: set[str] = set()
+        self._turns = asyncio.Semaphore(_MAKING_AT_ONCE)
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="storage")
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    # --- making a VM ------------------------------------------------------------------------------
+
+    async def prepare(self, spec: VmSpec) -> Disk:
+        """Check the image and make the disk; then :meth:`hand_over` or :meth:`discard` it.
+
+        Raises BadRequest if the image may not be used, WrongState if another VM uses it, and
+        HypervisorError or StoreUnavailable if the disk cannot be made.
+        """
+        image = await self._in_thread(self._images.check, spec.image)
+        in_place = spec.disk == "in-place"
+        use = Use(
+            vm=spec.name,
+            writes=(image.file,) if in_place else (),
+            reads=image.reads if in_place else (image.file, *image.reads),
+            running=spec.start,
+        )
+        if taken := self._uses.against_making(use):
+            mend = "or disk=overlay" if in_place else "or shut that VM down"
+            raise WrongState(f"VM {spec.name!r} {taken}, {image.path}; use another {mend}")
+        key = (spec.name, True)
+        self._uses.put(key, use)
+        try:
+            disk = Disk(path=image.path, base=None)
+            if not in_place:
+                disk, file = await self._make_overlay(spec.name, image)
+                use = Use(spec.name, (file,), use.reads, use.running)
+        except BaseException:
+            self._uses.drop(key)
+            raise
+        self._uses.put(key, use)
+        self._prepared[spec.name] = disk
+        return disk
+
+    def prepared(self, name: str) -> Disk | None:
+        """The disk made for the VM called *name*, which is not made itself yet."""
+        return self._prepared.get(name)
+
+    async def hand_over(self, name: str) -> None:
+        """The VM has its prepared disk: from now on only its removal deletes that."""
+        disk = self._prepared.pop(name)
+        use = self._uses.find((name, True))
+        assert use is not None
+        self._uses.drop((name, True))
+        self._uses.put((name, False), use)
+        self._found[name] = (DiskFile(path=disk.path),)
+        if disk.base is not None:
+            self._in_making.discard(disk.path)
+            await self._erase_note(disk.path)
+
+    async def discard(self, spec: VmSpec) -> None:
+        """Undo :meth:`prepare`, if it was done and no VM came of it."""
+        disk = self._prepared.pop(spec.name, None)
+        if disk is None:
+            return
+        self._uses.drop((spec.name, True))
+        if disk.base is not None:
+            await self._clear_away(disk.path)
+
+    # --- the life of a VM -------------------------------------------------------------------------
+
+    async def follow(self, found: Iterable[VmDisks]) -> None:
+        """Take note of the domains there are, all of them, and of what each uses."""
+        before = self._uses.made()
+        there = {each.vm: each for each in found}
+        for name, each in there.items():
+            if self._found.get(name) != each.disks:
+                use = await self._in_thread(self._use, each)
+                self._uses.put((name, False), use)
+                self._found[name] = each.disks
+            self._uses.set_running((name, False), each.running or name in self._starting)
+        for name in before:
+            if name not in there:
+                self._forget(name)
+
+    @asynccontextmanager
+    async def starting(self, name: str, disk: Disk | None) -> AsyncIterator[None]:
+        """Around starting a VM of ours, which counts as running from now on unless that fails.
+
+        Raises WrongState if what it builds on changed, or a running VM is in the way.
+        """
+        if disk is not None and disk.base is not None:
+            changed = await self._in_thread(base_changed, disk.base)
+            if changed:
+                raise WrongState(
+                    f"VM {name!r} cannot start: {changed}; put it back, or remove the VM and"
+                    " deploy it again"
+                )
+        use = self._uses.find((name, False))
+        if use is not None and (taken := self._uses.against_start(use)):
+            raise WrongState(f"VM {name!r} cannot start: it {taken}; shut that VM down first")
+        self._uses.set_running((name, False), True)
+        self._starting.add(name)
+        try:
+            yield
+        except RefusedError:
+            self.stopped(name)
+            raise
+        finally:
+            self._starting.discard(name)
+
+    def stopped(self, name: str) -> None:
+        """The VM called *name* does not run any more."""
+        self._uses.set_running((name, False), False)
+
+    @asynccontextmanager
+    async def removing(self, name: str, disk: Disk | None) -> AsyncIterator[None]:
+        """Around undefining a VM of ours: its overlay goes with it, or stays if that fails.
+
+        After a crash, or if nobody knows what became of the VM, :meth:`sweep` decides. That the
+        overlay cannot be deleted does not bring the VM back, and is only logged.
+        """
+        overlay = ""
+        if disk is not None and disk.base is not None:
+            owner = owner_of(disk.path)
+            if owner is not None and owner.vm == name:
+                overlay = disk.path
+            else:
+                _log.warning("%s is no overlay of VM %s and is left alone", disk.path, name)
+        if overlay:
+            try:
+                await self._in_thread(self._notes.write, overlay)
+            except OSError as problem:
+                _log.warning("the removal of %s cannot be noted: %s", overlay, problem.strerror)
+        try:
+            yield
+        except RefusedError:
+            if overlay:
+                await self._erase_note(overlay)
+            raise
+        self._forget(name)
+        if overlay:
+            await self._clear_away(overlay)
+
+    async def sweep(self, found: Iterable[VmDisks]) -> Unused:
+        """At the start: delete the overlays made here that no domain ever had; list the others."""
+        await self.follow(found)
+        paths = {disk.path for disks in self._found.values() for disk in disks}
+        in_use = frozenset(paths | self._in_making)
+        return await self._in_thread(self._sweep, self._uses.files(), in_use)
+
+    # --- parts ------------------------------------------------------------------------------------
+
+    async def _make_overlay(self, name: str, image: Image) -> tuple[Disk, FileId]:
+        path = str(self._disk_dir / overlay_name(name, self._host_name))
+        self._in_making.add(path)
+        try:
+            async with self._turns:
+                await self._in_thread(self._begin, name, path)
+                await create_overlay(
+                    self._qemu_img, image.path, image.disk_bytes, partial(path), self._timeout_s
+                )
+                file = await self._in_thread(finish_overlay, path)
+        except BaseException as problem:
+            await self._clear_away(path)
+            if isinstance(problem, OSError):
+                raise HypervisorError(
+                    f"no disk for VM {name!r} can be made in {self._disk_dir}: {problem.strerror};"
+                    " make that (SCL_DISK_DIR) a folder with room that this user may write to"
+                ) from problem
+            if isinstance(problem, HypervisorError):
+                raise HypervisorError(
+                    f"no disk for VM {name!r} can be made in {self._disk_dir}: {problem}"
+                ) from problem
+            raise
+        base = Base(path=image.path, size_bytes=image.file_bytes, mtime_ns=image.mtime_ns)
+        return Disk(path=path, base=base), file
+
+    def _begin(self, name: str, path: str) -> None:
+        try:
+            self._notes.write(path)
+        except OSError as problem:
+            raise StoreUnavailable(
+                f"cannot note the disk of VM {name!r} in {self._notes.directory}:"
+                f" {problem.strerror}; make room for it (SCL_STATE_DIR)"
+            ) from problem
+        begin_overlay(path)
+
+    def _use(self, each: VmDisks) -> Use:
+        writes: list[FileId] = []
+        reads: list[FileId] = []
+        for disk in each.disks:
+            files = self._images.files_of(disk.path, disk.format)
+            (reads if disk.read_only else writes).extend(files[:1])
+            reads.extend(files[1:])
+        return Use(each.vm, tuple(writes), tuple(reads), each.running)
+
+    def _forget(self, name: str) -> None:
+        self._uses.drop((name, False))
+        self._found.pop(name, None)
+
+    def _sweep(self, used: set[FileId], in_use: frozenset[str]) -> Unused:
+        deleted = []
+        for path in self._notes.paths():
+            if path in self._in_making:
+                continue
+            try:
+                if path in in_use or owner_of(path) is None or file_at(path) in used:
+                    self._notes.erase(path)
+                elif delete_overlay(path, self._notes):
+                    deleted.append(path)
+            except OSError as problem:
+                _log.warning("%s is left behind: %s", path, problem.strerror)
+        left, others = unused_overlays(self._disk_dir, self._host_name, used, in_use)
+        return Unused(tuple(deleted), left, others)
+
+    async def _erase_note(self, path: str) -> None:
+        try:
+            await self._in_thread(self._notes.erase, path)
+        except OSError as problem:
+            # a domain has the overlay, so that the next start erases it
+            _log.warning("the note about %s cannot be erased: %s", path, problem.strerror)
+
+    async def _clear_away(self, path: str) -> None:
+        """Delete an overlay, and the note about it; what cannot be deleted stays noted.
+
+        It is waited for, but not for ever, and done even if whoever waits is cancelled.
+        """
+        future = self._in_background(delete_overlay, path, self._notes)
+        done, _ = await asyncio.wait([future], timeout=self._timeout_s)
+        try:
+            if done:
+                future.result()
+            else:
+                _log.warning("deleting %s takes too long", path)
+        except OSError as problem:
+            _log.warning("%s is left behind: %s", path, problem.strerror)
+        self._in_making.discard(path)
+
+    async def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run *work* in a thread. Cancelled, wait for its end, so that it can be undone.
+
+        Not for ever: what a hanging disk leaves behind is noted.
+        """
+        future = self._in_background(work, *args, **kwargs)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait([future], timeout=self._timeout_s)
+            raise
+
+    def _in_background(
+        self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> asyncio.Future[T]:
+        loop = asyncio.get_running_loop()
+        return loop.run_in_executor(self._threads, lambda: work(*args, **kwargs))

@@ -1,0 +1,680 @@
+"""Levels as cgroups: one write moves a level, what fails is put back, and pins where it cannot be.
+
+The cgroups are files with the kernel's rules, and libvirt is one of paper.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schedulercommon.errors import HypervisorError
+from schedulercommon.levels import MAX_DENOMINATOR, Level, parse_level
+from schedulercommon.model import VmSpec, VmState
+from schedulerlocal.adapters.hypervisor import LibvirtHypervisor, Surroundings
+from schedulerlocal.adapters.hypervisorlink import LinkError, PinWish, Why
+from schedulerlocal.adapters.journal import FileJournal
+from schedulerlocal.adapters.partitions import Partitions, Tree, find_tree, level_of, partition_of
+from schedulerlocal.adapters.storage import Storage
+from schedulerlocal.agent import HostAgent
+from schedulerlocal.config import LibvirtSettings
+from schedulerlocal.core.host import Host, Rules
+from schedulerlocal.core.lifecycle import Verb
+from schedulerlocal.core.machine import Machine, machine_topology
+from schedulerlocal.keeper import HostKeeper
+from tests.fakecgroups import FakeCgroups
+from tests.fakelink import FakeLink
+from tests.qcow2files import make_image
+
+CPUS = tuple(range(8))
+HOST = Host(machine_topology(Machine(cores=8, memory_mib=65_536)), Rules(critical_size=0))
+LENDING = Host(HOST.topology, Rules(critical_size=6))
+ONE, TWO, THREE = Fraction(1), Fraction(2), Fraction(3)
+
+
+@dataclass
+class CgroupLink(FakeLink):
+    """libvirt puts what it starts into its partition, which must be there."""
+
+    cgroups: FakeCgroups | None = None
+    uses_cgroups: bool = True
+
+    async def start(self, name: str) -> None:
+        await super().start(name)
+        domain = self.domains[name]
+        partition = domain.config.findtext("resource/partition")
+        if partition is None or not self.uses_cgroups:
+            return
+        assert self.cgroups is not None
+        try:
+            self.cgroups.enter(partition, name)
+        except OSError as problem:
+            domain.live, domain.state = None, VmState.DOWN
+            raise LinkError(f"no {partition}", Why.OTHER) from problem
+
+    async def destroy(self, name: str) -> None:
+        await super().destroy(name)
+        assert self.cgroups is not None
+        self.cgroups.leave(name)
+
+    async def press_power_button(self, name: str) -> None:
+        await super().press_power_button(name)
+        assert self.cgroups is not None
+        self.cgroups.leave(name)
+
+    def partition(self, name: str) -> str | None:
+        live = self.domains[name].live
+        return None if live is None else live.findtext("resource/partition")
+
+    def places(self, name: str) -> set[str | None]:
+        """Where vCPUs and emulator are pinned, now and at the next boot."""
+        domain = self.domains[name]
+        xmls = [domain.config] if domain.live is None else [domain.config, domain.live]
+        return {
+            pin.get("cpuset")
+            for xml in xmls
+            for pin in xml.findall("cputune/*")
+            if pin.get("cpuset")
+        }
+
+
+@dataclass
+class Machinery:
+    """A host on paper, of which services come and go."""
+
+    directory: Path
+    cgroups: FakeCgroups = field(init=False)
+    link: CgroupLink = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.cgroups = FakeCgroups(self.directory / "cgroup", set(CPUS))
+        self.link = CgroupLink(cgroups=self.cgroups)
+        (self.directory / "images").mkdir()
+
+    def spec(self, name: str, level: Level = TWO, vcpus: int = 2, **more: object) -> VmSpec:
+        image = self.directory / "images" / f"{name}.qcow2"
+        if not image.exists():
+            make_image(image)
+        return VmSpec(
+            name=name,
+            vcpus=vcpus,
+            memory_mib=1024,
+            level=level,
+            image=str(image),
+            disk="in-place",
+            **more,  # type: ignore[arg-type]
+        )
+
+    @asynccontextmanager
+    async def service(
+        self,
+        *,
+        host: Host = HOST,
+        call_timeout_s: float = 8.0,
+        partitions: bool = True,
+        repair: bool = True,
+        boot_id: str = "first",
+        host_cpus: tuple[int, ...] = (),
+    ) -> AsyncIterator[HostAgent]:
+        tree = find_tree(self.cgroups.root, self.directory / "none", (), self.cgroups.hands)
+        assert isinstance(tree, Tree)
+        around = Surroundings(
+            state_dir=self.directory / "state",
+            boot_id=boot_id,
+            host_cpus=host_cpus,
+            call_timeout_s=call_timeout_s,
+            now_s=asyncio.get_running_loop().time,
+            wall_s=lambda: 1_700_000_000,
+            partitions=Partitions(tree) if partitions else None,
+        )
+        storage = Storage(
+            image_dirs=[self.directory / "images"],
+            disk_dir=self.directory / "images",
+            notes_dir=self.directory / "notes",
+            host_name="host",
+        )
+        settings = LibvirtSettings(kind="kvm", network="none")
+        keeper = HostKeeper(
+            host,
+            LibvirtHypervisor(host, self.link, storage, settings, around),
+            FileJournal(self.directory / "state", boot_id),
+            now_s=lambda: 1_700_000_000,
+            repair=repair,
+            call_timeout_s=call_timeout_s,
+            boot_id=boot_id,
+        )
+        await keeper.start()
+        agent = HostAgent("host", keeper)
+        self.link.made.clear()
+        self.link.calls.clear()
+        self.cgroups.made.clear()
+        self.keeper = keeper
+        try:
+            yield agent
+        finally:
+            await agent.close()
+
+    async def look(self) -> None:
+        """The next pass, after something was told of every VM."""
+        for name in self.link.domains:
+            self.link.hear(name)
+        async with self.keeper.lock:
+            await self.keeper.settle()
+
+    def stop_all(self) -> None:
+        """What a reboot of the machine leaves."""
+        for domain in self.link.domains.values():
+            domain.live, domain.state = None, VmState.DOWN
+        self.cgroups.reboot()
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machinery:
+    return Machinery(tmp_path)
+
+
+def reach(agent: HostAgent) -> dict[str, tuple[int, ...]]:
+    """Where levels should be, by what the names of their partitions end in."""
+    return {
+        partition_of(level).removeprefix("/machine/vmstack_l"): cpus
+        for level, cpus in agent.state.reach.items()
+    }
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("level", "partition"),
+    [
+        ("1", "/machine/vmstack_l1x0"),
+        ("2", "/machine/vmstack_l2x0"),
+        ("1.5", "/machine/vmstack_l1x5"),
+        ("1.05", "/machine/vmstack_l1x05"),
+        ("10.5", "/machine/vmstack_l10x5"),
+        ("4/3", "/machine/vmstack_l4by3"),
+        ("6/4", "/machine/vmstack_l1x5"),
+    ],
+)
+def test_the_name_of_a_levels_partition(level: str, partition: str) -> None:
+    assert partition_of(parse_level(level)) == partition
+
+
+@given(
+    st.integers(1, MAX_DENOMINATOR).flatmap(
+        lambda cpus: st.integers(cpus, 64 * cpus).map(lambda vcpus: Fraction(vcpus, cpus))
+    )
+)
+def test_a_name_says_one_level(level: Level) -> None:
+    name = partition_of(level)
+    assert level_of(name) == level
+    assert not set(".-/") & set(name.removeprefix("/machine/"))
+
+
+@pytest.mark.parametrize(
+    "partition",
+    [
+        "",
+        "/machine",
+        "/machine/gold",
+        "/machine/vmstack_l2",
+        "/machine/vmstack_l2x00",
+        "/machine/vmstack_l6by4",
+        "/machine/vmstack_l1by0",
+        "/machine/vmstack_l99x0",
+        "/machine/vmstack_l2x0/below",
+        "/vmstack_l2x0",
+    ],
+)
+def test_other_partitions_are_not_ours(partition: str) -> None:
+    assert level_of(partition) is None
+
+
+# --- finding out whether there can be any ---------------------------------------------------------
+
+
+def found(cgroups: FakeCgroups, *, systemd: bool = False, machined: bool = False) -> Tree | str:
+    beside = cgroups.root.parent
+    (beside / "systemd").mkdir(exist_ok=True)
+    (beside / "machined").touch()
+    return find_tree(
+        cgroups.root,
+        beside / ("systemd" if systemd else "none"),
+        [beside / ("machined" if machined else "none")],
+        cgroups.hands,
+    )
+
+
+def test_controllers_are_passed_on_down_to_the_partitions(tmp_path: Path) -> None:
+    cgroups = FakeCgroups(tmp_path / "cgroup", {0})
+    assert found(cgroups) == found(cgroups) == Tree(cgroups.root, False, cgroups.hands)
+    for folder in (cgroups.root, cgroups.root / "machine"):
+        passed = (folder / "cgroup.subtree_control").read_text().split()
+        assert passed == ["cpuset", "cpu", "memory", "io"]
+
+
+def test_a_host_that_cannot_have_partitions_says_why(tmp_path: Path) -> None:
+    assert find_tree(tmp_path / "v1", tmp_path / "none") == f"{tmp_path / 'v1'} is not of cgroup v2"
+    cgroups = FakeCgroups(tmp_path / "cgroup", {0})
+    why = found(cgroups, systemd=True)
+    assert isinstance(why, str)
+    assert "systemd-machined" in why
+    (cgroups.root / "cgroup.subtree_control").unlink()
+    assert found(cgroups) == (
+        f"{cgroups.root / 'cgroup.subtree_control'} cannot be set up: No such file or directory"
+    )
+    (cgroups.root / "cgroup.controllers").write_text("memory pids\n")
+    assert found(cgroups) == f"{cgroups.root} has no cpuset controller"
+
+
+# --- a level's partition --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cgroups(tmp_path: Path) -> FakeCgroups:
+    return FakeCgroups(tmp_path / "cgroup", set(CPUS))
+
+
+@pytest.fixture
+def partitions(cgroups: FakeCgroups) -> Partitions:
+    tree = found(cgroups)
+    assert isinstance(tree, Tree)
+    return Partitions(tree)
+
+
+async def test_what_is_there_is_not_written_again(
+    cgroups: FakeCgroups, partitions: Partitions
+) -> None:
+    assert partitions.cpus(TWO) == ()
+    await partitions.give(TWO, (2, 3))
+    await partitions.give(TWO, (2, 3))
+    assert cgroups.writes == [("vmstack_l2x0.partition", "2-3")]
+    assert partitions.cpus(TWO) == (2, 3)
+    await partitions.end(TWO)
+    await partitions.end(TWO)
+    assert cgroups.partitions() == []
+
+
+@pytest.mark.parametrize("before", [(), (2, 3)], ids=["none before", "others before"])
+async def test_a_kernel_that_grants_less_is_noticed(
+    cgroups: FakeCgroups, partitions: Partitions, before: tuple[int, ...]
+) -> None:
+    if before:
+        await partitions.give(TWO, before)
+    cgroups.change_online({0, 1, 2, 3, 4, 5})
+    with pytest.raises(HypervisorError) as refused:
+        await partitions.give(TWO, (4, 5, 6, 7))
+    assert str(refused.value).startswith(
+        "level 2.0 was to get CPUs 4-7, and the kernel granted 4-5; see which CPUs are online"
+    )
+    assert partitions.cpus(TWO) == before
+    assert cgroups.partitions() == (["vmstack_l2x0"] if before else [])
+
+
+async def test_a_write_that_is_refused_leaves_nothing(
+    cgroups: FakeCgroups, partitions: Partitions
+) -> None:
+    cgroups.fails_at = 1
+    with pytest.raises(HypervisorError, match=r"level 1\.5 cannot be given CPUs 0: .* busy"):
+        await partitions.give(Fraction(3, 2), (0,))
+    assert cgroups.partitions() == []
+
+
+async def test_a_partition_in_use_stays(cgroups: FakeCgroups, partitions: Partitions) -> None:
+    await partitions.give(TWO, (2, 3))
+    cgroups.enter(partition_of(TWO), "somebody's")
+    assert partitions.holds_any(TWO)
+    await partitions.end(TWO)
+    assert cgroups.effective() == {"2x0": (2, 3)}
+
+
+async def test_under_systemd_a_partition_is_a_slice(tmp_path: Path) -> None:
+    cgroups = FakeCgroups(tmp_path / "cgroup", set(CPUS))
+    tree = found(cgroups, systemd=True, machined=True)
+    assert tree == Tree(cgroups.root, True, cgroups.hands)
+    assert isinstance(tree, Tree)
+    assert cgroups.made == []  # systemd does it
+    partitions = Partitions(tree)
+    await partitions.give(TWO, (2, 3))
+    folder = cgroups.root / "machine.slice" / "machine-vmstack_l2x0.slice"
+    assert (folder / "cpuset.cpus.effective").read_text() == "2-3\n"
+    assert partitions.cpus(TWO) == (2, 3)
+    cgroups.fails_at = len(cgroups.writes) + 1
+    with pytest.raises(HypervisorError):
+        await partitions.give(TWO, (4,))
+    assert partitions.cpus(TWO) == (2, 3)
+    await partitions.end(TWO)
+    assert folder.is_dir()  # stopping it would stop what is in it
+
+
+# --- the service ----------------------------------------------------------------------------------
+
+
+async def test_a_level_of_many_is_moved_by_one_write(machine: Machinery) -> None:
+    async with machine.service() as agent:
+        for number in range(6):
+            await agent.deploy(machine.spec(f"vm{number}"))
+        assert machine.cgroups.effective() == reach(agent) == {"2x0": (0, 1, 2, 3, 4, 5)}
+        for number in range(6):
+            assert machine.link.partition(f"vm{number}") == "/machine/vmstack_l2x0"
+            assert machine.link.places(f"vm{number}") == {"0-7"}
+        machine.link.calls.clear()
+        machine.cgroups.made.clear()
+        await agent.deploy(machine.spec("last"))
+        assert machine.cgroups.writes == [("vmstack_l2x0.partition", "0-6")]
+        await agent.remove("vm0")
+        assert len(machine.cgroups.writes) == 2
+        assert machine.cgroups.effective() == reach(agent)
+        assert not machine.link.calls["pin"]
+        before = machine.keeper.state
+        await machine.look()
+        assert machine.keeper.state is before  # nothing differs
+        assert len(machine.cgroups.writes) == 2
+
+
+async def test_a_levels_partition_lives_as_long_as_it(machine: Machinery) -> None:
+    async with machine.service() as agent:
+        await agent.deploy(machine.spec("shared"))
+        await agent.deploy(machine.spec("down", THREE, start=False))
+        await agent.deploy(machine.spec("premium", ONE))
+        assert machine.cgroups.partitions() == ["vmstack_l1x0", "vmstack_l2x0", "vmstack_l3x0"]
+        await agent.power("down", Verb.START)
+        assert machine.cgroups.effective() == reach(agent)
+        for name in ("premium", "shared", "down"):
+            await agent.remove(name)
+        assert machine.cgroups.partitions() == []
+
+
+async def test_no_cpu_is_ever_in_two_levels(machine: Machinery) -> None:
+    seen = 0
+
+    def look() -> None:
+        nonlocal seen
+        seen += 1
+        held = [cpu for cpus in machine.cgroups.effective().values() for cpu in cpus]
+        assert len(held) == len(set(held))
+
+    async with machine.service() as agent:
+        machine.cgroups.watch = look
+        await agent.deploy(machine.spec("a", TWO, 4))
+        await agent.deploy(machine.spec("b", THREE, 3))
+        await agent.deploy(machine.spec("c", ONE, 1))
+        await agent.resize("a", 2, None)
+        await agent.power("a", Verb.SHUTDOWN)
+        await agent.deploy(machine.spec("d", THREE, 3))
+        await agent.deploy(machine.spec("e", THREE, 4))
+        await agent.remove("b")
+        await agent.power("a", Verb.START)
+        await agent.remove("a")
+        assert machine.cgroups.effective() == reach(agent)
+    assert seen >= 5
+
+
+@pytest.mark.parametrize("fails_at", [1, 2, 3, 4, 5])
+async def test_a_change_whose_write_fails_leaves_every_level_where_it_was(
+    machine: Machinery, fails_at: int
+) -> None:
+    async with machine.service(host=LENDING) as agent:
+        await agent.deploy(machine.spec("a", TWO, 4))
+        await agent.deploy(machine.spec("b", THREE, 2))
+        await agent.deploy(machine.spec("c", TWO, 1))
+        before, names = machine.cgroups.effective(), machine.cgroups.partitions()
+        assert before == reach(agent)
+        state, shown = agent.state, machine.link.shown()
+        machine.cgroups.made.clear()
+        machine.cgroups.fails_at = fails_at
+        try:
+            # both others give back what they borrowed, level 1 begins
+            await agent.deploy(machine.spec("d", ONE, 1))
+        except HypervisorError:
+            assert fails_at <= 3
+            machine.cgroups.fails_at = None
+            assert machine.cgroups.effective() == before
+            assert machine.cgroups.partitions() == names
+            assert agent.state.subsets == state.subsets
+            assert machine.link.shown() == shown
+        else:
+            assert len(machine.cgroups.writes) == 3 < fails_at
+            assert machine.cgroups.effective() == reach(agent) != before
+
+
+async def test_a_write_that_hangs_is_given_up_and_settled_later(machine: Machinery) -> None:
+    released = threading.Event()
+    async with machine.service(call_timeout_s=0.3) as agent:
+        await agent.deploy(machine.spec("a"))
+        machine.cgroups.watch = lambda: released.wait(10)
+        with pytest.raises(HypervisorError, match=r"within 0\.3 s"):
+            await agent.deploy(machine.spec("b", TWO, 4))
+        assert agent.state.level_of("b") is None
+        released.set()
+        await settled(machine, agent)
+        await agent.deploy(machine.spec("b", TWO, 4))
+        assert machine.cgroups.effective() == reach(agent)
+
+
+async def settled(machine: Machinery, agent: HostAgent) -> None:
+    async with asyncio.timeout(5):
+        while machine.cgroups.effective() != reach(agent):
+            await machine.look()
+
+
+async def test_a_deploy_that_fails_in_libvirt_takes_its_partition_along(machine: Machinery) -> None:
+    async with machine.service() as agent:
+        await agent.deploy(machine.spec("a"))
+        before = machine.cgroups.effective()
+        for fails_at in range(1, 4):
+            machine.link.made.clear()
+            machine.link.fails_at = fails_at
+            with pytest.raises(HypervisorError):
+                await agent.deploy(machine.spec("b", THREE))
+            assert machine.cgroups.effective() == before
+            assert machine.cgroups.partitions() == ["vmstack_l2x0"]
+
+
+async def test_the_first_vm_is_pinned_until_partitions_are_seen_to_work(machine: Machinery) -> None:
+    pinned = []
+
+    async with machine.service() as agent:
+        original = machine.link.start
+
+        async def start(name: str) -> None:
+            pinned.append(machine.link.places(name))
+            await original(name)
+
+        machine.link.start = start  # type: ignore[method-assign]
+        await agent.deploy(machine.spec("first"))
+        await agent.deploy(machine.spec("second"))
+        assert pinned == [{"0-1"}, {"0-7"}]
+        assert machine.link.places("first") == {"0-7"}
+
+
+async def test_a_libvirt_that_does_not_use_cgroups_is_noticed(
+    machine: Machinery, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine.link.uses_cgroups = False
+    async with machine.service() as agent:
+        await agent.deploy(machine.spec("a"))
+        await agent.deploy(machine.spec("b"))
+        await agent.deploy(machine.spec("c", ONE))
+        for name, level in (("a", "2x0"), ("b", "2x0"), ("c", "1x0")):
+            cpus = reach(agent)[level]
+            assert machine.link.places(name) == {f"{cpus[0]}-{cpus[-1]}"}
+        assert machine.link.partition("b") is None
+    assert sum("does not use cgroup v2" in each.getMessage() for each in caplog.records) == 1
+
+
+@pytest.mark.parametrize("start", [True, False], ids=["deployed", "started"])
+async def test_a_libvirt_that_looks_elsewhere_for_partitions_gets_none(
+    machine: Machinery, caplog: pytest.LogCaptureFixture, start: bool
+) -> None:
+    async with machine.service() as agent:
+        machine.link.cgroups = FakeCgroups(machine.directory / "elsewhere", set(CPUS))
+        for name in ("a", "b"):
+            await agent.deploy(machine.spec(name, start=start))
+            if not start:
+                await agent.power(name, Verb.START)
+        for name in ("a", "b"):
+            assert machine.link.partition(name) is None
+            assert machine.link.places(name) == {"0-1"}
+        await machine.look()
+        before = machine.keeper.state
+        await machine.look()
+        assert machine.keeper.state is before
+    assert sum("no /machine/vmstack_l2x0" in each.getMessage() for each in caplog.records) == 1
+
+
+async def test_level_one_is_pinned_where_its_emulators_have_cpus_of_the_hosts(
+    machine: Machinery,
+) -> None:
+    async with machine.service(host_cpus=(8, 9)) as agent:
+        await agent.deploy(machine.spec("shared"))
+        await agent.deploy(machine.spec("premium", ONE))
+        assert machine.cgroups.partitions() == ["vmstack_l2x0"]
+        assert machine.link.partition("premium") is None
+        cpus = reach(agent)["1x0"]
+        assert machine.link.places("premium") == {f"{cpus[0]}-{cpus[-1]}", "8-9"}
+
+
+async def test_vms_from_before_there_were_partitions_move_in_as_they_start(
+    machine: Machinery,
+) -> None:
+    async with machine.service(partitions=False) as agent:
+        await agent.deploy(machine.spec("old", TWO))
+        await agent.deploy(machine.spec("down", TWO, start=False))
+        assert machine.cgroups.partitions() == []
+    async with machine.service() as agent:
+        assert machine.cgroups.partitions() == ["vmstack_l2x0"]
+        await agent.deploy(machine.spec("new", TWO, 4))
+        assert machine.link.partition("old") is None
+        assert machine.link.places("old") == {"0-3"}
+        assert machine.cgroups.effective() == reach(agent) == {"2x0": (0, 1, 2, 3)}
+        await agent.power("down", Verb.START)
+        await agent.power("old", Verb.SHUTDOWN)
+        await agent.power("old", Verb.START)
+        for name in ("old", "down", "new"):
+            assert machine.link.partition(name) == "/machine/vmstack_l2x0"
+            assert machine.link.places(name) == {"0-7"}
+        machine.link.made.clear()
+        await agent.deploy(machine.spec("more", TWO, 2))
+        assert machine.cgroups.effective() == reach(agent) == {"2x0": (0, 1, 2, 3, 4)}
+        assert not [each for each in machine.link.made if each[0] == "pin"]
+
+
+@pytest.mark.parametrize("fails_at", [1, 2])
+async def test_a_level_in_and_out_of_its_partition_moves_as_one(
+    machine: Machinery, fails_at: int
+) -> None:
+    async with machine.service(partitions=False) as agent:
+        await agent.deploy(machine.spec("old", TWO))
+        await agent.deploy(machine.spec("older", TWO))
+    async with machine.service() as agent:
+        await agent.deploy(machine.spec("new", TWO))
+        shown, before = machine.link.shown(), machine.cgroups.effective()
+        machine.link.made.clear()
+        machine.link.fails_at = fails_at
+        with pytest.raises(HypervisorError):
+            await agent.deploy(machine.spec("more", TWO))
+        assert (machine.link.shown(), machine.cgroups.effective()) == (shown, before)
+        machine.link.fails_at = None
+        await agent.deploy(machine.spec("more", TWO))
+        assert machine.cgroups.effective() == reach(agent) == {"2x0": (0, 1, 2, 3)}
+        assert machine.link.places("old") == machine.link.places("older") == {"0-3"}
+
+
+async def test_back_without_partitions_vms_are_pinned_and_start_without(machine: Machinery) -> None:
+    async with machine.service() as agent:
+        await agent.deploy(machine.spec("vm"))
+    machine.stop_all()
+    async with machine.service(partitions=False, boot_id="second") as agent:
+        assert agent.states == {"vm": VmState.RUNNING}
+        assert machine.link.partition("vm") is None
+        assert machine.link.places("vm") == {"0-1"}
+
+
+async def test_an_adopted_vm_is_pinned_until_its_next_start(machine: Machinery) -> None:
+    async with machine.service() as agent:
+        await agent.deploy(machine.spec("a"))
+        await machine.link.start_transient("found", FOUND)
+        await machine.look()
+        await agent.adopt("found", TWO)
+        cpus = reach(agent)["2x0"]
+        assert machine.cgroups.effective() == {"2x0": cpus}
+        assert machine.link.places("found") == {f"{cpus[0]}-{cpus[-1]}"}
+        await agent.power("found", Verb.SHUTDOWN)
+        await agent.power("found", Verb.START)
+        assert machine.link.partition("found") == "/machine/vmstack_l2x0"
+        assert machine.link.places("found") == {"0-7"}
+
+
+FOUND = (
+    "<domain type='kvm'><name>found</name><uuid>6a1f8a4e-52b7-4b1c-9d8a-0d3f6a7b8c9d</uuid>"
+    "<memory unit='MiB'>512</memory><currentMemory unit='MiB'>512</currentMemory><vcpu>2</vcpu>"
+    "<os><type>hvm</type></os></domain>"
+)
+
+
+async def test_what_foreign_hands_change_is_set_right(machine: Machinery) -> None:
+    async with machine.service() as agent:
+        await agent.deploy(machine.spec("a", TWO, 4))
+        await agent.deploy(machine.spec("b", TWO, 4))
+        path = machine.cgroups.root / "machine" / "vmstack_l2x0.partition" / "cpuset.cpus"
+        machine.cgroups.write(path, "6-7")
+        await machine.look()
+        assert machine.cgroups.effective() == reach(agent) == {"2x0": (0, 1, 2, 3)}
+        await machine.link.pin("a", [PinWish(1, (0, 1), live=True, config=False)], 0)
+        assert machine.link.places("a") == {"0-7", "0-1"}
+        await machine.look()
+        assert machine.link.places("a") == {"0-7"}
+        await machine.link.pin("a", [PinWish(1, (7,), live=True, config=True)], 0)
+        await machine.look()
+        assert machine.link.places("a") == {"0-7"}
+        assert machine.cgroups.effective() == reach(agent)
+
+
+@pytest.mark.parametrize("repair", [True, False], ids=["repairing", "only reporting"])
+@pytest.mark.parametrize("vcpus", [2, 8], ids=["some CPUs", "all CPUs"])
+async def test_after_a_reboot_partitions_come_before_vms(
+    machine: Machinery, repair: bool, vcpus: int
+) -> None:
+    async with machine.service() as agent:
+        await agent.deploy(machine.spec("a", TWO, vcpus))
+        await agent.deploy(machine.spec("off", TWO, 1, start=False))
+        was = reach(agent)
+    machine.stop_all()
+    async with machine.service(repair=repair, boot_id="second") as agent:
+        assert agent.states == {"a": VmState.RUNNING, "off": VmState.DOWN}
+        assert machine.cgroups.effective() == reach(agent) == was
+
+
+async def test_a_vm_is_not_started_without_its_partition(machine: Machinery) -> None:
+    async with machine.service() as agent:
+        await agent.deploy(machine.spec("a", start=False))
+        machine.cgroups.reboot()
+        with pytest.raises(HypervisorError, match=r"level 2\.0 has no partition"):
+            await agent.power("a", Verb.START)
+        find_tree(machine.cgroups.root, machine.directory / "none", (), machine.cgroups.hands)
+        await machine.look()
+        await agent.power("a", Verb.START)
+        assert machine.cgroups.effective() == reach(agent)
+
+
+async def test_a_restart_finds_everything_in_its_place(machine: Machinery) -> None:
+    async with machine.service() as agent:
+        await agent.deploy(machine.spec("a"))
+        await agent.deploy(machine.spec("b", ONE))
+        was, shown = reach(agent), machine.link.shown()
+    async with machine.service() as agent:
+        assert reach(agent) == was
+        assert machine.link.shown() == shown
+        assert ET.fromstring(shown["a"][0]).findtext("resource/partition") == partition_of(TWO)
+        assert machine.cgroups.effective() == was
