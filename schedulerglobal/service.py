@@ -25,7 +25,8 @@ from schedulerprocess.lifetime import ended, stop_on_signals, stopped_before
 from schedulerweb.guard import read_tokens
 from schedulerweb.server import urls
 
-LONGEST_POLL_S = 5.0
+LEAST_POLL_S, LONGEST_POLL_S = 1.0, 5.0
+"""How long a poll may take: the delay between two, within these."""
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ async def _serve(settings: GlobalSettings) -> None:
     async with AsyncExitStack() as stack:
         client = HttpHosts(
             token=tokens[0].decode() if tokens else "",
-            poll_timeout_s=min(settings.delay_s, LONGEST_POLL_S),
+            poll_timeout_s=poll_timeout_s(settings.delay_s),
             call_timeout_s=settings.call_timeout_s,
         )
         stack.push_async_callback(client.close)
@@ -80,6 +81,12 @@ async def _serve(settings: GlobalSettings) -> None:
         if not await stopped_before(stop, polling):
             raise RuntimeError("polling ended by itself")
         _log.info("stopping: what is under way is finished first")
+
+
+def poll_timeout_s(delay_s: float) -> float:
+    """How long one poll may take where there are *delay_s* between two: a host that is busy for a
+    moment is not away."""
+    return min(max(delay_s, LEAST_POLL_S), LONGEST_POLL_S)
 
 
 def _raise_file_limit() -> None:

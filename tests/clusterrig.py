@@ -17,7 +17,7 @@ from schedulerglobal.adapters.sqlitestore import SqliteStore
 from schedulerglobal.config import GlobalSettings
 from schedulerglobal.ports import HostClient, Store
 from schedulerglobal.scheduler import ClusterScheduler, Surroundings
-from schedulerglobal.service import LONGEST_POLL_S
+from schedulerglobal.service import poll_timeout_s
 from schedulerprocess.lifetime import ended
 from schedulerweb.guard import read_tokens
 from tests.webrig import Answer, Client
@@ -141,7 +141,7 @@ async def cluster(
     async with AsyncExitStack() as stack:
         client = HttpHosts(
             token=tokens[0].decode() if tokens else "",
-            poll_timeout_s=min(settings.call_timeout_s, LONGEST_POLL_S),
+            poll_timeout_s=poll_timeout_s(settings.delay_s),
             call_timeout_s=settings.call_timeout_s,
         )
         stack.push_async_callback(client.close)
