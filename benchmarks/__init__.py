@@ -16,6 +16,8 @@ BENCHMARKS = (
     "requests",
     "start",
     "stats",
+    "hypervisor",
+    "repin",
     "cluster",
     "polling",
     "faultyhosts",
