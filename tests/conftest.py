@@ -23,3 +23,10 @@ settings.load_profile("ci" if os.environ.get("CI") else "desk")
 
 # Assertions in modules that tests share tell as much as those in tests.
 pytest.register_assert_rewrite("tests.storecontract", "tests.servers", "tests.webrig")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that boot guests take minutes, and are run by themselves: see the Makefile."""
+    for item in items:
+        if {"lab", "shared_lab"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("real")
