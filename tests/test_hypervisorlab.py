@@ -23,6 +23,8 @@ from tests.hypervisorlab import (
 )
 from tests.servers import ROOT, eventually
 
+pytestmark = pytest.mark.real  # the machine must let us mount and start a libvirtd
+
 CPUS = sorted(os.sched_getaffinity(0))
 FIRST, LAST = (CPUS[0],), (CPUS[-1],)
 
