@@ -16,12 +16,13 @@ BENCHMARKS = (
     "requests",
     "start",
     "stats",
-    "hypervisor",
-    "repin",
     "cluster",
     "polling",
     "faultyhosts",
     "crashes",
+    # last, since they want libvirt and the second one root too
+    "hypervisor",
+    "repin",
 )
 
 Progress = Callable[[str], None]

@@ -158,7 +158,7 @@ class KnownDomains:
         """From now on *cpus* is where the vCPUs of the VM called *name* belong."""
         self._places[name] = cpus
         known = self._known.get(name)
-        if known is not None:
+        if known is not None and known.wanted != cpus:
             self._put(name, replace(known, wanted=cpus))
 
     def pinned(self, name: str, cpus: Cpus, emulator: Cpus | None) -> None:

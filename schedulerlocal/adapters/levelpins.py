@@ -32,10 +32,17 @@ class VcpuPins:
         emulator = None if step.level == PREMIUM and self._host_cpus else step.after
         with self._known.working_on(step.vms):
             before = [there[name] for name in step.vms]
+            moving = [
+                (turn, known, wishes)
+                for turn, known in enumerate(before)
+                if (wishes := _wishes(known, step.after, emulator))
+            ]
+            for known in before:
+                self._known.pinning(known.name, step.after)
             outcomes = await asyncio.gather(
                 *(
-                    self._pin(turn, known, step.after, emulator)
-                    for turn, known in enumerate(before)
+                    self._pin(known, wishes, step.after, emulator, turn)
+                    for turn, known, wishes in moving
                 ),
                 return_exceptions=True,
             )
@@ -48,12 +55,11 @@ class VcpuPins:
             )
             raise failed[0]
 
-    async def _pin(self, turn: int, known: Known, cpus: Cpus, emulator: Cpus | None) -> None:
-        self._known.pinning(known.name, cpus)
-        wishes = _wishes(known, cpus, emulator)
-        if wishes:
-            await self._link.pin(known.name, wishes, turn)
-            self._known.pinned(known.name, cpus, emulator)
+    async def _pin(
+        self, known: Known, wishes: list[PinWish], cpus: Cpus, emulator: Cpus | None, turn: int
+    ) -> None:
+        await self._link.pin(known.name, wishes, turn)
+        self._known.pinned(known.name, cpus, emulator)
 
     async def _put_back(self, turn: int, known: Known) -> None:
         """Where it was as far as we know; what cannot be put back is for the repair pass."""
@@ -61,10 +67,9 @@ class VcpuPins:
         cpus = known.live.pins[0]
         if now is not None and cpus:
             self._known.pinning(known.name, cpus)
-            wishes = _wishes(now, cpus, known.live.emulator_cpus or None)
-            if wishes:
-                await self._link.pin(known.name, wishes, turn)
-                self._known.pinned(known.name, cpus, known.live.emulator_cpus or None)
+            emulator = known.live.emulator_cpus or None
+            if wishes := _wishes(now, cpus, emulator):
+                await self._pin(known, wishes, cpus, emulator, turn)
 
 
 def _wishes(known: Known, cpus: Cpus, emulator: Cpus | None) -> list[PinWish]:

@@ -83,7 +83,8 @@ class LevelPlaces:
             raise HypervisorError(f"VM {missing[0]!r} cannot be moved: it is gone; try again")
         if not step.vms and not step.before and used:
             return  # it began before we did; whether it is where it should be is seen elsewhere
-        insiders = {name for name in step.vms if self._inside(there[name], level, used)}
+        partition = self.partition(level)
+        insiders = {name for name in step.vms if _inside(there[name], partition, used)}
         inside = tuple([name for name in step.vms if name in insiders])
         outside = tuple([name for name in step.vms if name not in insiders])
         if not inside and step.vms:
@@ -215,8 +216,8 @@ class LevelPlaces:
         _log.warning("VM %s is not in its partition: %s; VMs are pinned one by one", name, why)
         self._partitions = None
 
-    def _inside(self, known: Known, level: Level, holds_any: bool) -> bool:
-        """Whether the partition of *level*, in which there is anybody or not, holds the VM, or
-        will when it starts."""
-        there = known.live.partition == self.partition(level)
-        return there and (holds_any or not known.active)
+
+def _inside(known: Known, partition: str, holds_any: bool) -> bool:
+    """Whether *partition*, in which there is anybody or not, holds the VM, or will when it
+    starts."""
+    return known.live.partition == partition and (holds_any or not known.active)
