@@ -1,6 +1,7 @@
 """Timed promises: each module here measures some figures that have a bound.
 
-To add one, write a module with ``run(progress) -> list[Figure]`` and name it in ``BENCHMARKS``.
+To add one, write a module with ``run(progress) -> list[Figure]`` and name it in ``BENCHMARKS``,
+or in ``ON_DEMAND``.
 """
 
 from __future__ import annotations
@@ -20,10 +21,9 @@ BENCHMARKS = (
     "polling",
     "faultyhosts",
     "crashes",
-    # last, since they want libvirt and the second one root too
-    "hypervisor",
-    "repin",
 )
+ON_DEMAND = ("hypervisor", "repin")
+"""Run only when named: they want libvirt, and the second one root too."""
 
 Progress = Callable[[str], None]
 """Told in a few words what is being measured."""
