@@ -24,9 +24,9 @@ from schedulerglobal.settling import Settler
 from schedulerprocess.events import EventLog
 
 WORKERS = 256
-JITTER = 0.2
-"""Polls of a host come up to this part of the delay early, by chance, so that hosts begun together
-do not stay together."""
+EARLIEST, LATEST = 0.8, 0.97
+"""A host is polled again after this part of the delay, by chance, so that hosts begun together do
+not stay together, and none waits for longer than the delay."""
 SOON_S = 0.1
 """A host that changed is looked at after so long, which gathers changes that come together."""
 CATCH_UP_S = 0.3
@@ -131,7 +131,7 @@ class Poller:
                     freed.set_result(None)
             address.looked = True
             self._note_round()
-            jitter = self._rng.uniform(1 - JITTER, 1)
+            jitter = self._rng.uniform(EARLIEST, LATEST)
             wait_s = SOON_S if address.url in self._soon else self._wait_s(address) * jitter
             self._arm(address, wait_s)
 
