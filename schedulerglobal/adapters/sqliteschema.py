@@ -6,20 +6,22 @@ our files from others', ``PRAGMA user_version`` counts the migrations a file has
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from typing import NamedTuple
 
-from schedulercommon.errors import InputError
-from schedulercommon.specdocument import read_spec, spec_text
-from schedulerglobal.core.health import Wanted
-from schedulerglobal.core.promises import Promise, Status
+from schedulerglobal.adapters.rows import (
+    HOST_COLUMNS,
+    PROMISE_COLUMNS,
+    host_values,
+    promise_values,
+    read_hosts,
+    read_promises,
+)
 from schedulerglobal.ports import (
     Change,
     Contents,
     DropHost,
     ForgetGone,
-    HostRecord,
     PutHost,
     PutPromise,
     RenameHost,
@@ -43,14 +45,14 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST,)
 
 # ids are never given, so that they tell the order of the first put
 _PUT_PROMISE = (
-    "INSERT INTO promises (key, name, host, status, attempt, settled, reason, changed_s, spec)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET name = excluded.name,"
+    f"INSERT INTO promises ({', '.join(PROMISE_COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (key) DO UPDATE SET name = excluded.name,"
     " host = excluded.host, status = excluded.status, attempt = excluded.attempt,"
     " settled = excluded.settled, reason = excluded.reason, changed_s = excluded.changed_s,"
     " spec = excluded.spec"
 )
 _PUT_HOST = (
-    "INSERT INTO hosts (name, url, labels, wanted, fenced, added) VALUES (?, ?, ?, ?, ?, ?)"
+    f"INSERT INTO hosts ({', '.join(HOST_COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?)"
     " ON CONFLICT (name) DO UPDATE SET url = excluded.url, labels = excluded.labels,"
     " wanted = excluded.wanted, fenced = excluded.fenced, added = excluded.added"
 )
@@ -60,11 +62,8 @@ _RENAME_HOST = "UPDATE hosts SET name = ?2 WHERE name = ?1"
 _MOVE_PROMISES = "UPDATE promises SET host = ?2 WHERE host = ?1"
 _FORGET_GONE = "DELETE FROM promises WHERE status = 'gone' AND changed_s < ?"
 
-_HOSTS = "SELECT name, url, labels, wanted, fenced, added FROM hosts ORDER BY id"
-_PROMISES = (
-    "SELECT key, host, status, attempt, settled, reason, changed_s, spec FROM promises"
-    " WHERE status <> 'gone' ORDER BY id"
-)
+_HOSTS = f"SELECT {', '.join(HOST_COLUMNS)} FROM hosts ORDER BY id"
+_PROMISES = f"SELECT {', '.join(PROMISE_COLUMNS)} FROM promises WHERE status <> 'gone' ORDER BY id"
 
 
 class Statement(NamedTuple):
@@ -80,23 +79,9 @@ def statements(change: Change) -> tuple[Statement, ...]:
     """What carries *change* out."""
     match change:
         case PutPromise(promise):
-            spec = promise.spec
-            values = (
-                promise.key,
-                spec.name,
-                promise.host,
-                promise.status.value,
-                promise.attempt,
-                promise.settled,
-                _storable(promise.reason),
-                promise.changed_s,
-                spec_text(spec),
-            )
-            return (Statement(_PUT_PROMISE, values, spec.name),)
+            return (Statement(_PUT_PROMISE, promise_values(promise), promise.name),)
         case PutHost(host):
-            labels = json.dumps(dict(host.labels))
-            about = (host.name, host.url, labels, host.wanted.value, host.fenced, host.added)
-            return (Statement(_PUT_HOST, about),)
+            return (Statement(_PUT_HOST, host_values(host)),)
         case DropHost(name):
             return (Statement(_DROP_HOST, (name,)),)
         case RenameHost(old, new):
@@ -111,46 +96,7 @@ def statements(change: Change) -> tuple[Statement, ...]:
 def read_contents(connection: sqlite3.Connection, called: str) -> Contents:
     """Everything but what is gone; raises InputError for a row that makes no sense in the store
     *called* so."""
-    where = ""
-    try:
-        hosts = []
-        for name, url, labels, wanted, fenced, added in connection.execute(_HOSTS):
-            where = f"host {name!r}"
-            hosts.append(
-                HostRecord(
-                    name=name,
-                    url=url,
-                    labels=json.loads(labels),
-                    wanted=Wanted(wanted),
-                    fenced=bool(fenced),
-                    added=bool(added),
-                )
-            )
-        promises = []
-        for key, host, status, attempt, settled, reason, changed_s, spec in connection.execute(
-            _PROMISES
-        ):
-            where = f"promise {key!r}"
-            promises.append(
-                Promise(
-                    key=key,
-                    spec=read_spec(json.loads(spec)),
-                    host=host,
-                    status=Status(status),
-                    attempt=attempt,
-                    settled=bool(settled),
-                    reason=reason,
-                    changed_s=changed_s,
-                )
-            )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
-        raise InputError(
-            f"the store {called} is damaged: its {where} makes no sense; restore a copy of the"
-            " file, or move it away to begin anew"
-        ) from problem
-    return Contents(tuple(hosts), tuple(promises))
-
-
-def _storable(text: str) -> str:
-    """What a host said may hold half characters, which no file takes."""
-    return text if text.isascii() else text.encode(errors="replace").decode()
+    return Contents(
+        read_hosts(connection.execute(_HOSTS), called),
+        read_promises(connection.execute(_PROMISES), called),
+    )
