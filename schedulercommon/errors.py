@@ -161,6 +161,10 @@ class StoreUnavailable(RefusedError):
     code = "store-unavailable"
 
 
+class NotLeader(RefusedError):
+    code = "not-leader"
+
+
 HTTP_STATUS = {
     "bad-request": 400,
     "unauthorized": 401,

@@ -1,4 +1,5 @@
-"""What the global scheduler needs of the world: hosts that answer, and a store that keeps."""
+"""What the global scheduler needs of the world: hosts that answer, and a store that keeps; where
+several global schedulers share a store, that also says which of them leads."""
 
 from __future__ import annotations
 
@@ -158,4 +159,56 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """What is being written is written first; what comes later is refused."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Who leads, as the store says."""
+
+    epoch: int
+    """Rises with every change of the leader; 0 before the first."""
+    mine: bool
+    url: str
+    """Of the one that leads or led last; empty before the first."""
+    left_s: float
+    """How long its lease lasts, by the store's clock; negative once it ran out."""
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What changed in a store."""
+
+    upto: int
+    """To ask from the next time."""
+    promises: tuple[Promise, ...]
+    """Those that changed, the ones that are gone too."""
+    hosts: tuple[HostRecord, ...] | None
+    """All there are, if any changed."""
+    whole: bool = False
+    """Whether these are all promises there are, and others are gone."""
+
+
+class SharedStore(Store, Protocol):
+    """A store that several global schedulers have open. One leads, for as long as it renews its
+    lease; the store takes writes from no other, and raises NotLeader from theirs.
+
+    What is here raises StoreUnavailable if the store is away.
+    """
+
+    async def campaign(self, url: str, lease_s: float) -> Standing:
+        """Renew our lease, take the lead if nobody has it, or learn who does. Once this answers
+        that we lead, no write of another leader can come."""
+        ...
+
+    async def resign(self) -> None:
+        """Give up the lead, if we have it, and let the others know."""
+        ...
+
+    async def news(self, since: int | None) -> News:
+        """What changed since then; everything, if None."""
+        ...
+
+    async def leaderless(self, within_s: float) -> None:
+        """Return when a leader resigned, or after *within_s*."""
         ...

@@ -1,0 +1,147 @@
+"""What the PostgreSQL store's tables are, and the statements that read and write them.
+
+Every row that changes gets the next number of one sequence, so that whoever follows the leader
+asks for what is newer than what it has. Only the leader writes, through one connection, and a new
+one begins after the last write of the old: so the numbers become visible in order.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from schedulerglobal.adapters.rows import (
+    HOST_COLUMNS,
+    PROMISE_COLUMNS,
+    host_values,
+    promise_values,
+)
+from schedulerglobal.ports import (
+    Change,
+    DropHost,
+    ForgetGone,
+    PutHost,
+    PutPromise,
+    RenameHost,
+)
+
+SCHEMA = "vmstack"
+RESIGNED = "vmstack_resigned"
+"""The channel on which a leader that gives up says so."""
+MIGRATION_LOCK = int.from_bytes(b"VMSG", "big")
+
+_FIRST = (
+    "CREATE TABLE vmstack.cluster (id text NOT NULL, schema integer NOT NULL)",
+    # hosts are few, and followed as a whole
+    "CREATE SEQUENCE vmstack.changes",
+    """CREATE TABLE vmstack.promises (
+        id bigint GENERATED ALWAYS AS IDENTITY, key text PRIMARY KEY, name text NOT NULL,
+        host text NOT NULL, status text NOT NULL, attempt text NOT NULL, settled boolean NOT NULL,
+        reason text NOT NULL, changed_s double precision NOT NULL, spec text NOT NULL,
+        change bigint NOT NULL DEFAULT nextval('vmstack.changes'))""",
+    "CREATE UNIQUE INDEX names_taken ON vmstack.promises (name) WHERE status <> 'gone'",
+    "CREATE INDEX gone_since ON vmstack.promises (changed_s) WHERE status = 'gone'",
+    "CREATE INDEX changed ON vmstack.promises (change)",
+    "CREATE INDEX of_host ON vmstack.promises (host)",
+    """CREATE TABLE vmstack.hosts (
+        id bigint GENERATED ALWAYS AS IDENTITY, name text PRIMARY KEY, url text NOT NULL,
+        labels text NOT NULL, wanted text NOT NULL, fenced boolean NOT NULL,
+        added boolean NOT NULL)""",
+    """CREATE TABLE vmstack.lease (
+        single boolean PRIMARY KEY DEFAULT true CHECK (single), holder text NOT NULL, url text NOT NULL,
+        epoch bigint NOT NULL, until timestamptz NOT NULL, hosts_change bigint NOT NULL)""",
+    "INSERT INTO vmstack.lease VALUES (true, '', '', 0, 'epoch', 0)",
+)
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST,)
+"""The statements that lead from each version to the next; what is here once never changes."""
+
+_promise_types = ("text",) * 5 + ("boolean", "text", "double precision", "text")
+_updates = ", ".join(f"{name} = excluded.{name}" for name in PROMISE_COLUMNS if name != "key")
+_columns = ", ".join(PROMISE_COLUMNS)
+_arrays = ", ".join(f"${place}::{kind}[]" for place, kind in enumerate(_promise_types, 3))
+
+IN_OFFICE = "SELECT 1 FROM vmstack.lease WHERE epoch = $1 AND holder = $2 FOR KEY SHARE"
+"""Whether we lead, which then does not end before this transaction does."""
+
+PUT_PROMISES = f"""
+WITH office AS MATERIALIZED ({IN_OFFICE}), put AS (
+    INSERT INTO vmstack.promises ({_columns})
+    SELECT {_columns} FROM unnest({_arrays}) AS new ({_columns}) WHERE EXISTS (SELECT FROM office)
+    ON CONFLICT (key) DO UPDATE SET {_updates}, change = excluded.change
+)
+SELECT count(*) FROM office"""
+"""Many promises, none of them twice, in one go; answers 0 if we do not lead."""
+
+PUT_PROMISE = (
+    f"INSERT INTO vmstack.promises ({_columns}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+    f" ON CONFLICT (key) DO UPDATE SET {_updates}, change = excluded.change"
+)
+_PUT_HOST = (
+    f"INSERT INTO vmstack.hosts ({', '.join(HOST_COLUMNS)}) VALUES ($1, $2, $3, $4, $5, $6)"
+    " ON CONFLICT (name) DO UPDATE SET url = excluded.url, labels = excluded.labels,"
+    " wanted = excluded.wanted, fenced = excluded.fenced, added = excluded.added"
+)
+_DROP_HOST = "DELETE FROM vmstack.hosts WHERE name = $1"
+_MAKE_WAY = (
+    "DELETE FROM vmstack.hosts"
+    " WHERE name = $2 AND EXISTS (SELECT FROM vmstack.hosts WHERE name = $1)"
+)
+_RENAME_HOST = "UPDATE vmstack.hosts SET name = $2 WHERE name = $1"
+_MOVE_PROMISES = (
+    "UPDATE vmstack.promises SET host = $2, change = nextval('vmstack.changes') WHERE host = $1"
+)
+_HOSTS_CHANGED = "UPDATE vmstack.lease SET hosts_change = nextval('vmstack.changes')"
+_FORGET_GONE = "DELETE FROM vmstack.promises WHERE status = 'gone' AND changed_s < $1"
+
+HOSTS = f"SELECT {', '.join(HOST_COLUMNS)} FROM vmstack.hosts ORDER BY id"
+PROMISES = f"SELECT {_columns} FROM vmstack.promises WHERE status <> 'gone' ORDER BY id"
+PROMISES_SINCE = f"SELECT {_columns} FROM vmstack.promises WHERE change > $1 ORDER BY id"
+LATEST = (
+    "SELECT greatest((SELECT max(change) FROM vmstack.promises), hosts_change, 0), hosts_change"
+    " FROM vmstack.lease"
+)
+
+LEASE = "SELECT epoch, holder, url, extract(epoch FROM until - clock_timestamp()) FROM vmstack.lease"
+LEASE_TO_CHANGE = f"{LEASE} FOR UPDATE"
+"""Waits for the write under way, and keeps others off until the transaction ends."""
+RENEW = (
+    "UPDATE vmstack.lease SET until = clock_timestamp() + $3::float8 * interval '1 second',"
+    " url = $4 WHERE epoch = $1 AND holder = $2 AND until > clock_timestamp()"
+)
+TAKE = (
+    "UPDATE vmstack.lease SET epoch = epoch + 1, holder = $1, url = $2,"
+    " until = clock_timestamp() + $3::float8 * interval '1 second' RETURNING epoch"
+)
+RESIGN = (
+    "UPDATE vmstack.lease SET until = clock_timestamp() - interval '1 microsecond'"
+    " WHERE epoch = $1 AND holder = $2"
+)
+
+
+class Statement(NamedTuple):
+    """One statement of a change."""
+
+    text: str
+    values: tuple[Any, ...]
+    name: str = ""
+    """Of the VM it would give a promise to."""
+
+
+def statements(change: Change) -> tuple[Statement, ...]:
+    """What carries *change* out."""
+    match change:
+        case PutPromise(promise):
+            return (Statement(PUT_PROMISE, promise_values(promise), promise.name),)
+        case PutHost(host):
+            return (Statement(_PUT_HOST, host_values(host)), Statement(_HOSTS_CHANGED, ()))
+        case DropHost(name):
+            return (Statement(_DROP_HOST, (name,)), Statement(_HOSTS_CHANGED, ()))
+        case RenameHost(old, new):
+            if old == new:
+                return ()
+            renaming = (_MAKE_WAY, _RENAME_HOST, _MOVE_PROMISES)
+            return (
+                *(Statement(text, (old, new)) for text in renaming),
+                Statement(_HOSTS_CHANGED, ()),
+            )
+        case ForgetGone(before_s):
+            return (Statement(_FORGET_GONE, (before_s,)),)
