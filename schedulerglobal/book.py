@@ -16,7 +16,8 @@ from typing import Any
 
 from schedulerglobal.core.labels import Label, LabelIndex
 from schedulerglobal.core.promises import NEXT, Promise, Status, as_found
-from schedulerglobal.ports import Change, HostRecord, PutPromise, Store
+from schedulerglobal.office import Office
+from schedulerglobal.ports import Change, HostRecord, News, PutPromise, Store
 
 _NOTHING: frozenset[str] = frozenset()
 
@@ -24,8 +25,9 @@ _NOTHING: frozenset[str] = frozenset()
 class Book:
     """All promises that are not gone, by name, by host and by label."""
 
-    def __init__(self, store: Store, now_s: Callable[[], float]) -> None:
+    def __init__(self, store: Store, office: Office, now_s: Callable[[], float]) -> None:
         self._store = store
+        self._office = office
         self._now_s = now_s
         """Since the epoch."""
         self._promises: dict[str, Promise] = {}
@@ -43,14 +45,33 @@ class Book:
         self._turns: dict[str, _Turn] = {}
 
     async def open(self) -> tuple[HostRecord, ...]:
-        """Read the store; what was pending when the last run ended is unknown now.
+        """Read the store.
 
         Returns the hosts it knows. Raises as :meth:`schedulerglobal.ports.Store.open` does.
         """
         contents = await self._store.open()
         for promise in contents.promises:
-            self._keep(as_found(promise))
+            self._keep(promise)
         return contents.hosts
+
+    def learn(self, news: News) -> None:
+        """Take over what another wrote, in the order it did."""
+        if news.whole:
+            there = {promise.name for promise in news.promises}
+            for promise in [each for each in self if each.name not in there]:
+                self._keep(replace(promise, status=Status.GONE))
+        for promise in news.promises:
+            known = self._promises.get(promise.name)
+            # the name of what is gone may be another's by now
+            if promise.status is Status.GONE and (known is None or known.key != promise.key):
+                continue
+            if promise != known:
+                self._keep(promise)
+
+    def take_over(self) -> None:
+        """The last run is over: what was pending when it ended is unknown now."""
+        for promise in [each for each in self if each.status is Status.PENDING]:
+            self._keep(as_found(promise))
 
     async def close(self) -> None:
         await self._store.close()
@@ -182,8 +203,9 @@ class Book:
     async def put(self, promise: Promise, *more: Change, **changes: Any) -> Promise:
         """Write *promise* with *changes* and the time, and *more* with it; returns it as written.
 
-        Raises NameTaken or StoreUnavailable, and nothing has changed.
+        Raises NameTaken, StoreUnavailable or NotLeader, and nothing has changed.
         """
+        self._office.check()
         promise = self._placed_anew(replace(promise, **changes, changed_s=self._now_s()))
         before = self._promises.get(promise.name)
         assert before is None or before.key != promise.key or promise.status in NEXT[before.status]
@@ -193,6 +215,7 @@ class Book:
 
     async def put_all(self, promises: Iterable[Promise], *more: Change) -> None:
         """Write all of *promises* with the time, and *more*, or nothing."""
+        self._office.check()
         now_s = self._now_s()
         written = [self._placed_anew(replace(promise, changed_s=now_s)) for promise in promises]
         await self._store.write(*map(PutPromise, written), *more)
@@ -201,6 +224,7 @@ class Book:
 
     async def write(self, *changes: Change) -> None:
         """Write what is no promise."""
+        self._office.check()
         await self._store.write(*changes)
 
     def believe(self, promise: Promise) -> Promise:

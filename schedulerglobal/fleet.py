@@ -300,6 +300,12 @@ class Fleet:
         if host.reserved.pop(key, None) is not None:
             self._recount(host)
 
+    def release_all(self, host: Host) -> None:
+        """Whoever reserved anything on *host* is gone."""
+        if host.reserved:
+            host.reserved.clear()
+            self._recount(host)
+
     def refresh(self, host: Host) -> None:
         """Let new VMs go to *host* or not, by what is known of it."""
         self.view.set_open(host.row, self.closed(host) == "")

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from random import Random
 
-from schedulercommon.errors import RefusedError
+from schedulercommon.errors import NotLeader, RefusedError
 from schedulerglobal.book import Book
 from schedulerglobal.core.health import Health
 from schedulerglobal.core.promises import Status
@@ -164,6 +164,8 @@ class Poller:
             return
         try:
             await self.take_in(address, report, begun_s, changes, settler)
+        except NotLeader:
+            pass  # the one that leads sees it too
         except RefusedError as problem:
             _log.warning("what %s says could not be written down: %s", address.url, problem)
 

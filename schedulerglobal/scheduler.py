@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -20,6 +20,7 @@ from schedulercommon.errors import (
     BadRequest,
     HostRefused,
     HostUnreachable,
+    NotLeader,
     NotReady,
     StoreUnavailable,
     WrongState,
@@ -28,18 +29,20 @@ from schedulercommon.model import VmSpec
 from schedulerglobal.book import Book
 from schedulerglobal.calls import HostCalls
 from schedulerglobal.core.capacity import fits
-from schedulerglobal.core.health import Wanted
 from schedulerglobal.core.outcomes import Meaning, Outcome, one_line
 from schedulerglobal.core.policies import Policy
 from schedulerglobal.core.promises import Promise, Status
 from schedulerglobal.core.ranking import Ranker, Turn
 from schedulerglobal.core.view import Shape
 from schedulerglobal.fleet import Fleet, Host
+from schedulerglobal.following import Following
 from schedulerglobal.hostadmin import HostAdmin
+from schedulerglobal.leadership import Leadership
+from schedulerglobal.office import Office
 from schedulerglobal.orders import Order
 from schedulerglobal.placement import UNKNOWN, Placement, Placer
 from schedulerglobal.polling import Poller
-from schedulerglobal.ports import DropHost, ForgetGone, HostClient, HostRecord, Store
+from schedulerglobal.ports import DropHost, ForgetGone, HostClient, SharedStore, Store
 from schedulerglobal.removal import Removal, Remover, placed
 from schedulerglobal.settling import Settler
 from schedulerprocess.events import EventLog
@@ -48,7 +51,19 @@ GONE_KEPT_S = 86_400.0
 """How long the store remembers what is gone."""
 FORGET_EVERY_S = 3600.0
 
+T = TypeVar("T")
+
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """How a store is shared with other global schedulers."""
+
+    store: SharedStore
+    url: str
+    """Where the others find us."""
+    lease_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +89,13 @@ class ClusterScheduler:
         urls: tuple[str, ...],
         policy: Policy,
         delay_s: float,
+        sharing: Sharing | None = None,
     ) -> None:
         self.events = EventLog(around.now_s)
         self.fleet = Fleet(around.monotonic_s)
-        self.book = Book(store, around.now_s)
+        self.office = Office(around.monotonic_s, shared=sharing is not None)
+        self.book = Book(store, self.office, around.now_s)
         self.policy = policy
-        self._urls = urls
         self._client = client
         self._around = around
         self.poller = Poller(
@@ -97,6 +113,7 @@ class ClusterScheduler:
             self.book,
             self._calls,
             self.events,
+            self.office,
             sleep=around.sleep,
             monotonic_s=around.monotonic_s,
             rng=around.rng,
@@ -124,6 +141,16 @@ class ClusterScheduler:
             monotonic_s=around.monotonic_s,
         )
         self._remover = Remover(self.fleet, self.book, self._calls, self.settler, self.events)
+        self._following = Following(self.fleet, self.book, self.poller, self.settler, urls)
+        self._leadership = sharing is not None and Leadership(
+            sharing.store,
+            self.office,
+            self._following,
+            self.events,
+            url=sharing.url,
+            lease_s=sharing.lease_s,
+            monotonic_s=around.monotonic_s,
+        )
         self.opened = False
         """Whether the store was read."""
         self._closing = False
@@ -135,47 +162,39 @@ class ClusterScheduler:
 
     async def open(self) -> None:
         """Read the store; raises as :meth:`schedulerglobal.ports.Store.open` does."""
-        records = await self.book.open()
-        await self.book.write(ForgetGone(self._around.now_s() - GONE_KEPT_S))
-        at = {record.url: record for record in records}
-        for url in self._urls:
-            known = at.get(url)
-            self.fleet.expect(url, self.fleet.add(known) if known is not None else None)
-        for record in records:
-            if self.fleet.find(record.name) is not None:
-                continue
-            if record.added and record.url not in self.fleet.addresses:
-                self.fleet.expect(record.url, self.fleet.add(record), added=True)
-            elif self._matters(record):
-                self.fleet.away(self.fleet.add(record), "it is on the list of hosts no longer")
-        await self.book.write(
-            *[DropHost(each.name) for each in records if self.fleet.find(each.name) is None]
-        )
+        needless = self._following.begin(await self.book.open())
+        if not self.office.shared:
+            self._following.take_over()
+            await self._tidy()
+            await self.book.write(*map(DropHost, needless))
         self.opened = True
 
-    def _matters(self, record: HostRecord) -> bool:
-        """Whether anything would be lost with *record*: its host may turn up elsewhere."""
-        said = record.added or record.fenced or record.labels or record.wanted is not Wanted.OPEN
-        return bool(said or self.book.count_of_host(record.name))
-
     async def run(self) -> None:
-        """Poll, and forget what is long gone, until cancelled."""
-        async with asyncio.TaskGroup() as both:
-            both.create_task(self.poller.run(self.settler), name="poller")
-            both.create_task(self._forget(), name="forget")
+        """Poll, and forget what is long gone, until cancelled; campaign, where others may lead."""
+        async with asyncio.TaskGroup() as all_of_it:
+            all_of_it.create_task(self.poller.run(self.settler), name="poller")
+            all_of_it.create_task(self._forget(), name="forget")
+            if self._leadership:
+                all_of_it.create_task(self._leadership.run(), name="leadership")
 
     async def _forget(self) -> None:
         while True:
             await self._around.sleep(FORGET_EVERY_S)
             try:
-                await self.book.write(ForgetGone(self._around.now_s() - GONE_KEPT_S))
+                await self._tidy()
+            except NotLeader:
+                pass  # whoever leads does
             except StoreUnavailable as problem:
                 _log.warning("forgetting what is long gone is put off: %s", problem)
 
+    async def _tidy(self) -> None:
+        """Forget what nobody will ask for."""
+        await self.book.write(ForgetGone(self._around.now_s() - GONE_KEPT_S))
+
     async def close(self) -> None:
-        """Take nothing new, and leave the rest to the next start."""
+        """Take nothing new, and leave the rest to the next start, or to whoever leads next."""
         self._closing = True
-        await self.settler.close()
+        await self.settler.leave_off()
         await self.book.close()
 
     def check_ready(self) -> None:
@@ -183,21 +202,30 @@ class ClusterScheduler:
         if not self.ready:
             raise NotReady("this global scheduler is starting or stopping; try again in a moment")
 
+    async def under_office(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do *work*, which changes something, if we may; see :meth:`Office.under`."""
+        if not self.ready:
+            work.close()
+        self.check_ready()
+        return await self.office.under(work)
+
     async def deploy(self, spec: VmSpec, order: Order | None = None) -> Placement:
         """Place *spec*, or find it placed already."""
-        self.check_ready()
-        return await self.placer.deploy(spec, order or Order())
+        return await self.under_office(self.placer.deploy(spec, order or Order()))
 
     async def remove(self, name: str) -> Removal:
         """Stop the VM called *name* by force and forget it."""
-        self.check_ready()
-        return await self._remover.remove(name)
+        return await self.under_office(self._remover.remove(name))
 
     async def act(
         self, name: str, method: str, rest: str, document: dict[str, object]
     ) -> tuple[Promise | None, Host, Mapping[str, Any]]:
         """Pass a verb on to the host of the VM called *name*; returns its answer."""
-        self.check_ready()
+        return await self.under_office(self._act(name, method, rest, document))
+
+    async def _act(
+        self, name: str, method: str, rest: str, document: dict[str, object]
+    ) -> tuple[Promise | None, Host, Mapping[str, Any]]:
         # without the name's turn: a guest may take long to shut down, and may be removed meanwhile
         promise = placed(self.book, name)
         host = self.host_of(name, promise)
@@ -254,7 +282,7 @@ class ClusterScheduler:
         document = reply.document
         if not isinstance(document, dict):
             return None
-        if promise is not None and promise.status is Status.PLACED:
+        if promise is not None and promise.status is Status.PLACED and self.office.held:
             await self._resized(promise, document)  # the host is right about its VMs
         return document
 

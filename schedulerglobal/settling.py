@@ -20,6 +20,7 @@ from schedulerglobal.core.outcomes import Meaning, Outcome
 from schedulerglobal.core.promises import Promise, Status
 from schedulerglobal.core.retries import RetryBudget, retry_after_s
 from schedulerglobal.fleet import Fleet, Host
+from schedulerglobal.office import Office
 from schedulerprocess.events import EventLog
 
 AT_ONCE_PER_HOST = 4
@@ -36,6 +37,7 @@ class Settler:
         book: Book,
         calls: HostCalls,
         events: EventLog,
+        office: Office,
         *,
         sleep: Callable[[float], Coroutine[Any, Any, None]],
         monotonic_s: Callable[[], float],
@@ -45,14 +47,15 @@ class Settler:
         self._book = book
         self._calls = calls
         self._events = events
+        self._office = office
         self._sleep = sleep
         self._rng = rng
         self._pursuits: dict[str, asyncio.Task[None]] = {}
         self._gates: dict[int, asyncio.Semaphore] = {}
         self._budget = RetryBudget(monotonic_s)
 
-    async def close(self) -> None:
-        """Leave off; what is unfinished is taken up at the next start."""
+    async def leave_off(self) -> None:
+        """What is unfinished is taken up by the next start, or whoever leads next."""
         tasks = list(self._pursuits.values())
         for task in tasks:
             task.cancel()
@@ -113,6 +116,8 @@ class Settler:
 
     def pursue_all(self, host: Host) -> None:
         """Take up what is unfinished on *host*, which answers."""
+        if not self._office.held:
+            return
         for promise in self._book.of_host(host.name):
             if not self._book.busy(promise.name) and self._wants_work(promise, host):
                 self.pursue(promise.name)
@@ -139,7 +144,7 @@ class Settler:
                 return
             async with self._gate(host), self._book.turn(name):
                 promise = self._book.find(name)
-                if promise is None or not self._wants_work(promise, host):
+                if promise is None or not self._wants_work(promise, host) or not self._office.held:
                     return
                 try:
                     if promise.status is Status.REMOVING:

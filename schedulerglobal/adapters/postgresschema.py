@@ -100,7 +100,9 @@ LATEST = (
     " FROM vmstack.lease"
 )
 
-LEASE = "SELECT epoch, holder, url, extract(epoch FROM until - clock_timestamp()) FROM vmstack.lease"
+LEASE = (
+    "SELECT epoch, holder, url, extract(epoch FROM until - clock_timestamp()) FROM vmstack.lease"
+)
 LEASE_TO_CHANGE = f"{LEASE} FOR UPDATE"
 """Waits for the write under way, and keeps others off until the transaction ends."""
 RENEW = (

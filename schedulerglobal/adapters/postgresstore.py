@@ -266,9 +266,7 @@ class PostgresStore:
         for job in jobs:
             await self._put_apart(connection, job)
 
-    async def _put_apart(
-        self, connection: asyncpg.Connection[asyncpg.Record], job: _Job
-    ) -> None:
+    async def _put_apart(self, connection: asyncpg.Connection[asyncpg.Record], job: _Job) -> None:
         work = [each for change in job.changes for each in statements(change)]
         name = ""
         try:

@@ -172,8 +172,8 @@ class TypedRoutes:
             self._check_url(url)
         except ValueError as problem:
             raise BadRequest(f"field 'url': {problem}") from None
-        self._scheduler.check_ready()
-        host, created = await self._scheduler.admin.add(url, asked.labels)
+        adding = self._scheduler.admin.add(url, asked.labels)
+        host, created = await self._scheduler.under_office(adding)
         return self._shown_host(host, 201 if created else 200)
 
     async def label_host(self, request: web.Request) -> web.Response:
@@ -182,14 +182,13 @@ class TypedRoutes:
 
         read_parameters(request)
         asked = read_model(HostChange, await read_document(request))
-        self._scheduler.check_ready()
-        admin = self._scheduler.admin
-        return self._shown_host(await admin.label(request.match_info["name"], asked.labels))
+        labelling = self._scheduler.admin.label(request.match_info["name"], asked.labels)
+        return self._shown_host(await self._scheduler.under_office(labelling))
 
     async def remove_host(self, request: web.Request) -> web.Response:
         read_parameters(request)
-        self._scheduler.check_ready()
-        await self._scheduler.admin.remove(request.match_info["name"])
+        removing = self._scheduler.admin.remove(request.match_info["name"])
+        await self._scheduler.under_office(removing)
         return answer(DONE)
 
     async def change_host(self, request: web.Request) -> web.Response:
@@ -197,7 +196,6 @@ class TypedRoutes:
 
         read_parameters(request)
         read_model(NoRequest, await read_document(request))
-        self._scheduler.check_ready()
         admin = self._scheduler.admin
         change = {
             "drain": admin.drain,
@@ -205,7 +203,8 @@ class TypedRoutes:
             "maintenance": admin.maintain,
             "fence": admin.fence,
         }[request.path.rpartition("/")[2]]
-        return self._shown_host(await change(request.match_info["name"]))
+        changing = change(request.match_info["name"])
+        return self._shown_host(await self._scheduler.under_office(changing))
 
     async def capacity(self, request: web.Request) -> web.Response:
         vcpus, memory_mib, level = read_size(request)

@@ -1,0 +1,136 @@
+"""Several global schedulers on one store: one leads, the others follow and are ready to.
+
+The leader renews its lease several times while it lasts. The others ask as often who leads, take
+over what the leader wrote, and take the lead once its lease ran out or it gave up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from schedulercommon.errors import InputError, StoreUnavailable
+from schedulerglobal.office import Leader, Office
+from schedulerglobal.ports import News, SharedStore
+from schedulerprocess.events import EventLog
+
+TRIES_A_LEASE = 6
+ANEW_S = 600.0
+"""Who did not hear from the store for so long reads it anew: what was gone may be forgotten."""
+
+_log = logging.getLogger(__name__)
+
+
+class Follower(Protocol):
+    """Who knows the cluster as the store does."""
+
+    def learn(self, news: News) -> None: ...
+
+    def take_over(self) -> None:
+        """Lead from now on, all having been learnt."""
+        ...
+
+    async def step_down(self) -> None:
+        """Lead no longer."""
+        ...
+
+
+class Leadership:
+    """Campaigns and follows until cancelled."""
+
+    def __init__(
+        self,
+        store: SharedStore,
+        office: Office,
+        follower: Follower,
+        events: EventLog,
+        *,
+        url: str,
+        lease_s: float,
+        monotonic_s: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._office = office
+        self._follower = follower
+        self._events = events
+        self._url = url
+        self._lease_s = lease_s
+        self._monotonic_s = monotonic_s
+        self._since: int | None = None
+        """What of the store is known; None: nothing that can be built on."""
+        self._heard_s = float("-inf")
+        self._problem = ""
+
+    async def run(self) -> None:
+        every_s = self._lease_s / TRIES_A_LEASE
+        watch = asyncio.create_task(self._watch(), name="watch the lease")
+        try:
+            while True:
+                begun_s = self._monotonic_s()
+                try:
+                    await self._try(begun_s)
+                    self._note("")
+                except (StoreUnavailable, InputError) as problem:
+                    self._note(str(problem))
+                await self._end_if_over()
+                wait_s = every_s - (self._monotonic_s() - begun_s)
+                await self._pause(max(wait_s, every_s / 4))
+        finally:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+
+    async def _try(self, begun_s: float) -> None:
+        standing = await self._store.campaign(self._url, self._lease_s)
+        leader = Leader(standing.epoch, standing.url)
+        if standing.mine and self._office.held and leader == self._office.leader:
+            self._office.extend(begun_s + self._lease_s)
+            return
+        if self._office.began:
+            await self._lost(f"{standing.url} leads" if standing.url else "nobody leads")
+        if leader != self._office.leader:
+            self._office.leader = leader
+            self._events.record("leader", url=leader.url, epoch=leader.epoch)
+        await self._follow()
+        if standing.mine:
+            self._office.begin(begun_s + self._lease_s)
+            self._follower.take_over()
+            _log.info("leading the cluster; epoch %d", leader.epoch)
+
+    async def _follow(self) -> None:
+        now_s = self._monotonic_s()
+        if now_s - self._heard_s > ANEW_S:
+            self._since = None
+        news = await self._store.news(self._since)
+        self._follower.learn(news)
+        self._since, self._heard_s = news.upto, now_s
+
+    async def _watch(self) -> None:
+        """Ends our term in time even while the store lets us wait."""
+        while True:
+            await asyncio.sleep(self._lease_s / TRIES_A_LEASE / 2)
+            await self._end_if_over()
+
+    async def _end_if_over(self) -> None:
+        if self._office.began and not self._office.held:
+            await self._lost("its lease ran out")
+
+    async def _lost(self, why: str) -> None:
+        self._since = None
+        self._events.record("leader-lost", epoch=self._office.leader.epoch, reason=why)
+        await self._office.end()
+        await self._follower.step_down()
+
+    async def _pause(self, wait_s: float) -> None:
+        if self._office.held:
+            await asyncio.sleep(wait_s)
+        else:
+            await self._store.leaderless(wait_s)
+
+    def _note(self, problem: str) -> None:
+        if problem and problem != self._problem:
+            _log.warning("who leads is not known: %s", problem)
+        if self._problem and not problem:
+            _log.info("the store answers again")
+        self._problem = problem

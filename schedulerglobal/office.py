@@ -1,0 +1,119 @@
+"""Our lead of the cluster, and what is done under it: nothing that began under it goes on after.
+
+A global scheduler with a store of its own leads always. One that shares its store leads while its
+lease lasts by its own clock, which began to run before the store's did: so that it stops before
+another begins, however long it slept. Whatever of a term is still under way when the term ends is
+cut off, for what it knows of the cluster may be old by the time there is another term.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from schedulercommon.errors import HostUnreachable, NotLeader
+
+T = TypeVar("T")
+
+_FOREVER = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """Who leads."""
+
+    epoch: int
+    url: str
+    """Empty where nobody ever did."""
+
+
+class Office:
+    """Whether we lead, and under which epoch. Not safe for threads."""
+
+    def __init__(self, now_s: Callable[[], float], *, shared: bool) -> None:
+        self._now_s = now_s
+        """Monotonic."""
+        self.shared = shared
+        self.leader = Leader(0, "")
+        """Who leads as far as we know."""
+        self._until_s = 0.0 if shared else _FOREVER
+        self._ready = not shared
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._cut_off: set[asyncio.Task[Any]] = set()
+
+    @property
+    def held(self) -> bool:
+        """Whether we may change things now."""
+        return self._ready and self._now_s() < self._until_s
+
+    @property
+    def began(self) -> bool:
+        """Whether a term of ours began that was not ended yet, over or not."""
+        return self._ready
+
+    @property
+    def epoch(self) -> int | None:
+        """Of our lead; None without, or where there is but one who could lead."""
+        return self.leader.epoch if self.shared and self.held else None
+
+    def begin(self, until_s: float) -> None:
+        """We lead until then (monotonic), and know the cluster as the last leader left it."""
+        self._ready = True
+        self._until_s = until_s
+
+    def extend(self, until_s: float) -> None:
+        """Our lease lasts until then (monotonic)."""
+        self._until_s = until_s
+
+    def check(self) -> None:
+        """Raise NotLeader unless we may change things."""
+        if not self.held:
+            raise self._not_leader()
+
+    async def end(self) -> None:
+        """We lead no longer: whatever was under way is cut off."""
+        self._ready = False
+        self._until_s = 0.0
+        tasks = list(self._tasks)
+        self._cut_off.update(tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def under(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do *work* while we lead; raises NotLeader if we do not, and HostUnreachable if it was cut
+        off, so that nobody here knows what became of it."""
+        if not self.shared:
+            return await work
+        if not self.held:
+            work.close()
+            raise self._not_leader()
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if task not in self._cut_off:
+                task.cancel()
+                raise
+            problem = HostUnreachable(
+                "outcome unknown, repeat the same request: this global scheduler lost the lead"
+                " meanwhile"
+            )
+            problem.details = {"outcome": "unknown"}
+            raise problem from None
+        finally:
+            self._tasks.discard(task)
+            self._cut_off.discard(task)
+
+    def _not_leader(self) -> NotLeader:
+        if self.leader.url:
+            whom = f"{self.leader.url} leads, or led last"
+        else:
+            whom = "nobody led it yet"
+        return NotLeader(
+            f"this global scheduler does not lead the cluster ({whom}); repeat the request in a"
+            " moment, or send it there"
+        )
