@@ -9,11 +9,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from schedulercommon.errors import ConfigError
+from schedulercommon.model import NAME
 from schedulerglobal.core.policies import Policy, parse_policy
 from schedulerprocess.settings import parse_count, parse_port, parse_seconds, read_setting
 
 DEFAULT_STORE = "sqlite:///./schedulerglobal.db"
 _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]", re.ASCII)
+_ANY_ADDRESS = frozenset({"0.0.0.0", "::"})
 _OWN_NAMES = frozenset({"127.0.0.1", "localhost", "::1", "0.0.0.0", "::"})
 
 
@@ -34,6 +36,12 @@ class GlobalSettings:
     seed: int | None = None
     """Of what is left to chance."""
     call_timeout_s: float = 90.0
+    cluster: str = ""
+    """Which cluster this is, where a store could be another's."""
+    lease_s: float = 3.0
+    """How long the lead lasts unless it is renewed."""
+    own_url: str = ""
+    """Where other global schedulers of the cluster find this one."""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str], hosts: str | None = None) -> GlobalSettings:
@@ -53,6 +61,21 @@ class GlobalSettings:
                 raise ConfigError(
                     f"{named}: {url} is this global scheduler itself; name local schedulers only"
                 )
+        store = read_setting(env, "SCG_STORE", str, DEFAULT_STORE)
+        cluster = read_setting(env, "SCG_CLUSTER", parse_cluster, "")
+        if is_shared(store) and not cluster:
+            raise ConfigError(
+                "SCG_CLUSTER: is not set, and another cluster could be pointed at the same"
+                " database; give this one a name of its own, the same for its global schedulers"
+            )
+        own_url = read_setting(env, "SCG_OWN_URL", parse_url, "")
+        if is_shared(store) and not own_url:
+            if address in _ANY_ADDRESS:
+                raise ConfigError(
+                    f"SCG_OWN_URL: is not set, and the others cannot find this one at {address};"
+                    " write the http://HOST:PORT under which they reach it"
+                )
+            own_url = f"http://{f'[{address}]' if ':' in address else address}:{port}"
         return cls(
             address=address,
             port=port,
@@ -60,11 +83,27 @@ class GlobalSettings:
             urls=urls,
             token_file=read_setting(env, "SCG_TOKEN_FILE", Path, None),
             local_token_file=read_setting(env, "SCG_LOCAL_TOKEN_FILE", Path, None),
-            store=read_setting(env, "SCG_STORE", str, DEFAULT_STORE),
+            store=store,
             policy=read_setting(env, "SCG_POLICY", parse_policy, parse_policy("progress")),
             seed=read_setting(env, "SCG_SEED", parse_count, None),
             call_timeout_s=read_setting(env, "SCG_CALL_TIMEOUT", parse_seconds, 90.0),
+            cluster=cluster,
+            lease_s=read_setting(env, "SCG_LEASE", parse_seconds, 3.0),
+            own_url=own_url,
         )
+
+
+def is_shared(store: str) -> bool:
+    """Whether several global schedulers can have the store of that address open."""
+    return store.partition("://")[0] in ("postgresql", "postgres")
+
+
+def parse_cluster(text: str) -> str:
+    if not NAME.fullmatch(text):
+        raise ValueError(
+            f"{text[:80]!r} is no name; write up to 63 letters, digits, dots, dashes or underscores"
+        )
+    return text
 
 
 def parse_urls(text: str) -> tuple[str, ...]:

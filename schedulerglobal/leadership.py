@@ -61,7 +61,6 @@ class Leadership:
         self._since: int | None = None
         """What of the store is known; None: nothing that can be built on."""
         self._heard_s = float("-inf")
-        self._problem = ""
 
     async def run(self) -> None:
         every_s = self._lease_s / TRIES_A_LEASE
@@ -129,8 +128,8 @@ class Leadership:
             await self._store.leaderless(wait_s)
 
     def _note(self, problem: str) -> None:
-        if problem and problem != self._problem:
+        if problem and problem != self._office.problem:
             _log.warning("who leads is not known: %s", problem)
-        if self._problem and not problem:
+        if self._office.problem and not problem:
             _log.info("the store answers again")
-        self._problem = problem
+        self._office.problem = problem

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from schedulercommon.errors import HostUnreachable, NotLeader
+from schedulercommon.errors import HostUnreachable, NotLeader, RefusedError, StoreUnavailable
 
 T = TypeVar("T")
 
@@ -38,6 +38,8 @@ class Office:
         self.shared = shared
         self.leader = Leader(0, "")
         """Who leads as far as we know."""
+        self.problem = ""
+        """Why the store does not say who leads; empty if it does."""
         self._until_s = 0.0 if shared else _FOREVER
         self._ready = not shared
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -47,6 +49,11 @@ class Office:
     def held(self) -> bool:
         """Whether we may change things now."""
         return self._ready and self._now_s() < self._until_s
+
+    @property
+    def knows_leader(self) -> bool:
+        """Whether there is somebody to pass changes on to."""
+        return bool(self.leader.url) and not self.problem
 
     @property
     def began(self) -> bool:
@@ -68,7 +75,7 @@ class Office:
         self._until_s = until_s
 
     def check(self) -> None:
-        """Raise NotLeader unless we may change things."""
+        """Raise NotLeader or StoreUnavailable unless we may change things."""
         if not self.held:
             raise self._not_leader()
 
@@ -83,8 +90,11 @@ class Office:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def under(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do *work* while we lead; raises NotLeader if we do not, and HostUnreachable if it was cut
-        off, so that nobody here knows what became of it."""
+        """Do *work* while we lead.
+
+        Raises as :meth:`check` if we do not, and HostUnreachable if it was cut off, so that nobody
+        here knows what became of it.
+        """
         if not self.shared:
             return await work
         if not self.held:
@@ -108,11 +118,10 @@ class Office:
             self._tasks.discard(task)
             self._cut_off.discard(task)
 
-    def _not_leader(self) -> NotLeader:
-        if self.leader.url:
-            whom = f"{self.leader.url} leads, or led last"
-        else:
-            whom = "nobody led it yet"
+    def _not_leader(self) -> RefusedError:
+        if self.problem:
+            return StoreUnavailable(f"{self.problem}; until then nothing can be changed")
+        whom = f"{self.leader.url} leads, or led last" if self.leader.url else "nobody led it yet"
         return NotLeader(
             f"this global scheduler does not lead the cluster ({whom}); repeat the request in a"
             " moment, or send it there"

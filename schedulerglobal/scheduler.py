@@ -89,11 +89,13 @@ class ClusterScheduler:
         urls: tuple[str, ...],
         policy: Policy,
         delay_s: float,
+        office: Office | None = None,
         sharing: Sharing | None = None,
     ) -> None:
+        """Without *office* and *sharing* the store is ours alone."""
         self.events = EventLog(around.now_s)
         self.fleet = Fleet(around.monotonic_s)
-        self.office = Office(around.monotonic_s, shared=sharing is not None)
+        self.office = office or Office(around.monotonic_s, shared=sharing is not None)
         self.book = Book(store, self.office, around.now_s)
         self.policy = policy
         self._client = client
@@ -157,7 +159,7 @@ class ClusterScheduler:
 
     @property
     def ready(self) -> bool:
-        """Whether every address was looked at, and changes are taken."""
+        """Whether every address was looked at, and the end has not begun."""
         return self.opened and self.poller.first_round.is_set() and not self._closing
 
     async def open(self) -> None:

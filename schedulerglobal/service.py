@@ -15,11 +15,13 @@ from contextlib import AsyncExitStack
 from random import Random
 
 from schedulerglobal.adapters.api import create_app, serve
+from schedulerglobal.adapters.forwarding import Forwarder
 from schedulerglobal.adapters.hostclient import HttpHosts
-from schedulerglobal.adapters.stores import store_for
+from schedulerglobal.adapters.stores import shared_store_for, store_for
 from schedulerglobal.config import GlobalSettings
 from schedulerglobal.core.health import Health
-from schedulerglobal.scheduler import ClusterScheduler, Surroundings
+from schedulerglobal.office import Office
+from schedulerglobal.scheduler import ClusterScheduler, Sharing, Surroundings
 from schedulerprocess.collector import calm_collector
 from schedulerprocess.lifetime import ended, stop_on_signals, stopped_before
 from schedulerweb.guard import read_tokens
@@ -42,21 +44,28 @@ async def _serve(settings: GlobalSettings) -> None:
     _raise_file_limit()
     tokens = read_tokens(settings.local_token_file)
     async with AsyncExitStack() as stack:
+        shared = shared_store_for(settings.store, settings.cluster)
+        office = Office(time.monotonic, shared=shared is not None)
         client = HttpHosts(
             token=tokens[0].decode() if tokens else "",
             poll_timeout_s=poll_timeout_s(settings.delay_s),
             call_timeout_s=settings.call_timeout_s,
+            office=office,
         )
         stack.push_async_callback(client.close)
         scheduler = ClusterScheduler(
-            store_for(settings.store),
+            shared or store_for(settings.store),
             client,
             Surroundings(time.time, time.monotonic, asyncio.sleep, Random(settings.seed)),
             urls=settings.urls,
             policy=settings.policy,
             delay_s=settings.delay_s,
+            office=office,
+            sharing=Sharing(shared, settings.own_url, settings.lease_s) if shared else None,
         )
-        app = create_app(scheduler, settings, time.monotonic)
+        forwarder = Forwarder(office, own_url=settings.own_url, timeout_s=settings.call_timeout_s)
+        stack.push_async_callback(forwarder.close)
+        app = create_app(scheduler, settings, time.monotonic, forwarder)
         stack.push_async_callback(scheduler.close)
         await scheduler.open()
         runner = await serve(app, settings.address, settings.port)

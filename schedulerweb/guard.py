@@ -17,6 +17,7 @@ from aiohttp.typedefs import Middleware
 from schedulercommon.errors import (
     ConfigError,
     Forbidden,
+    NotLeader,
     NotReady,
     Overloaded,
     RefusedError,
@@ -32,7 +33,11 @@ MOST_CHANGES = 256
 EXPECTED_HOST = "VMStack-Host"
 """Header with the name of the host that a request is meant for."""
 
+EPOCH = "VMStack-Epoch"
+"""Header with the epoch of the global scheduler that leads: none of a former one is obeyed."""
+
 _READING = frozenset(("GET", "HEAD", "OPTIONS"))
+_LONGEST_EPOCH = 18  # digits
 _LONGEST_TOKEN_FILE = 64 * 1024
 
 
@@ -60,6 +65,7 @@ class Guard:
         self._host_name = host_name
         self._most_changes = most_changes
         self._changes = 0
+        self._epoch = 0
 
     def middleware(self) -> Middleware:
         @web.middleware
@@ -71,6 +77,7 @@ class Guard:
                 if request.method in _READING and handler not in self._changing:
                     return await handler(request)
                 self._check_site(request)
+                self._check_epoch(request)
                 return await self._counted(request, handler)
             except RefusedError as refusal:
                 return refused(refusal)
@@ -107,6 +114,19 @@ class Guard:
                 f"this is host {self._host_name}, and the request is for {expected[:70]!r};"
                 " look at the list of hosts again"
             )
+
+    def _check_epoch(self, request: web.Request) -> None:
+        """Refuse what a global scheduler asks for that leads no longer, as one that slept may."""
+        text = request.headers.get(EPOCH, "")
+        if not (text.isascii() and text.isdigit() and len(text) <= _LONGEST_EPOCH):
+            return
+        epoch = int(text)
+        if epoch < self._epoch:
+            raise NotLeader(
+                f"a newer global scheduler leads (epoch {self._epoch}, this request is of"
+                f" {epoch}); ask that one"
+            )
+        self._epoch = epoch
 
     def _check_site(self, request: web.Request) -> None:
         """Refuse what a page of another site made a browser send."""

@@ -17,12 +17,14 @@ from urllib.parse import quote
 import aiohttp
 from yarl import URL
 
+from schedulercommon.errors import RefusedError
 from schedulercommon.levels import MIB_PER_GB, format_level
 from schedulercommon.model import VmSpec
 from schedulerglobal.adapters.statusreading import read_host, read_names, read_status
 from schedulerglobal.core.outcomes import Reply, one_line
+from schedulerglobal.office import Office
 from schedulerglobal.ports import NoAnswer, NotSent, Report, Site
-from schedulerweb.guard import EXPECTED_HOST
+from schedulerweb.guard import EPOCH, EXPECTED_HOST
 
 T = TypeVar("T")
 
@@ -40,7 +42,17 @@ _NO_ANSWER = (
 class HttpHosts:
     """The local schedulers of a cluster, by address. To be closed."""
 
-    def __init__(self, *, token: str = "", poll_timeout_s: float, call_timeout_s: float) -> None:
+    def __init__(
+        self,
+        *,
+        token: str = "",
+        poll_timeout_s: float,
+        call_timeout_s: float,
+        office: Office | None = None,
+    ) -> None:
+        """Nothing is changed while *office* is not held, and hosts are told its epoch, so that
+        they take nothing from whoever led before."""
+        self._office = office
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._poll = aiohttp.ClientTimeout(
             total=poll_timeout_s, sock_connect=min(CONNECT_S, poll_timeout_s)
@@ -119,20 +131,33 @@ class HttpHosts:
     async def ask(
         self, site: Site, method: str, path: str, document: Mapping[str, Any] | None = None
     ) -> Reply:
-        timeout = self._poll if method == "GET" else self._call
+        headers = {EXPECTED_HOST: site.name}
+        if method != "GET":
+            headers |= self._in_office()
         status, _, answer = await self._send(
             self._kept,
             method,
             site.url + path,
-            timeout=timeout,
+            timeout=self._poll if method == "GET" else self._call,
             json=document,
-            headers={EXPECTED_HOST: site.name},
+            headers=headers,
         )
         return Reply(status, answer)
 
     async def _published(self, url: str, target: str) -> Reply:
+        self._in_office()  # who knows no other routes knows no epochs
         status, _, answer = await self._send(self._fresh, "GET", url + target, timeout=self._call)
         return Reply(status, answer)
+
+    def _in_office(self) -> dict[str, str]:
+        """What tells a host that we lead; raises NotSent if we do not."""
+        if self._office is None:
+            return {}
+        try:
+            self._office.check()
+        except RefusedError as problem:
+            raise NotSent(str(problem)) from problem
+        return {} if self._office.epoch is None else {EPOCH: str(self._office.epoch)}
 
     async def _get(
         self, url: str, path: str, headers: Mapping[str, str]

@@ -20,8 +20,10 @@ AWAY: tuple[type[BaseException], ...] = (
 _SENTENCES: tuple[tuple[type[BaseException], str], ...] = (
     (
         asyncpg.InvalidAuthorizationSpecificationError,
-        "does not let this user in ({}); give the right user and password in SCG_STORE, and see"
-        " to pg_hba.conf",
+        (
+            "does not let this user in ({}); give the right user and password in SCG_STORE, and see"
+            " to pg_hba.conf"
+        ),
     ),
     (
         asyncpg.InvalidCatalogNameError,
@@ -29,8 +31,10 @@ _SENTENCES: tuple[tuple[type[BaseException], str], ...] = (
     ),
     (
         asyncpg.InsufficientPrivilegeError,
-        "does not let this user do what is needed ({}); let it own the database: ALTER DATABASE …"
-        " OWNER TO …",
+        (
+            "does not let this user do what is needed ({}); let it own the database:"
+            " ALTER DATABASE … OWNER TO …"
+        ),
     ),
     (
         asyncpg.ReadOnlySQLTransactionError,

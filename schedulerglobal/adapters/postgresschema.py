@@ -24,7 +24,6 @@ from schedulerglobal.ports import (
     RenameHost,
 )
 
-SCHEMA = "vmstack"
 RESIGNED = "vmstack_resigned"
 """The channel on which a leader that gives up says so."""
 MIGRATION_LOCK = int.from_bytes(b"VMSG", "big")
@@ -47,8 +46,9 @@ _FIRST = (
         labels text NOT NULL, wanted text NOT NULL, fenced boolean NOT NULL,
         added boolean NOT NULL)""",
     """CREATE TABLE vmstack.lease (
-        single boolean PRIMARY KEY DEFAULT true CHECK (single), holder text NOT NULL, url text NOT NULL,
-        epoch bigint NOT NULL, until timestamptz NOT NULL, hosts_change bigint NOT NULL)""",
+        single boolean PRIMARY KEY DEFAULT true CHECK (single), holder text NOT NULL,
+        url text NOT NULL, epoch bigint NOT NULL, until timestamptz NOT NULL,
+        hosts_change bigint NOT NULL)""",
     "INSERT INTO vmstack.lease VALUES (true, '', '', 0, 'epoch', 0)",
 )
 MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST,)
@@ -101,7 +101,8 @@ LATEST = (
 )
 
 LEASE = (
-    "SELECT epoch, holder, url, extract(epoch FROM until - clock_timestamp()) FROM vmstack.lease"
+    "SELECT epoch, holder, url, extract(epoch FROM until - clock_timestamp())::float8"
+    " FROM vmstack.lease"
 )
 LEASE_TO_CHANGE = f"{LEASE} FOR UPDATE"
 """Waits for the write under way, and keeps others off until the transaction ends."""
@@ -112,6 +113,11 @@ RENEW = (
 TAKE = (
     "UPDATE vmstack.lease SET epoch = epoch + 1, holder = $1, url = $2,"
     " until = clock_timestamp() + $3::float8 * interval '1 second' RETURNING epoch"
+)
+CLUSTER = "SELECT schema, id FROM vmstack.cluster"
+SET_CLUSTER = (
+    "DELETE FROM vmstack.cluster",
+    "INSERT INTO vmstack.cluster (id, schema) VALUES ($1, $2)",
 )
 RESIGN = (
     "UPDATE vmstack.lease SET until = clock_timestamp() - interval '1 microsecond'"

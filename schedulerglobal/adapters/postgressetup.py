@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncpg
 
 from schedulercommon.errors import InputError
-from schedulerglobal.adapters.postgresschema import MIGRATION_LOCK, MIGRATIONS, SCHEMA
+from schedulerglobal.adapters.postgresschema import CLUSTER, MIGRATION_LOCK, MIGRATIONS, SET_CLUSTER
 
 LEAST_SERVER = 13
 """The oldest major version that is still cared for by its makers when this was written."""
@@ -32,7 +32,7 @@ async def prepare(
         there = await connection.fetchval(_HAS_TABLES)
         found, owner = 0, cluster
         if there:
-            row = await connection.fetchrow(f"SELECT schema, id FROM {SCHEMA}.cluster")
+            row = await connection.fetchrow(CLUSTER)
             if row is not None:
                 found, owner = row
         if found > len(MIGRATIONS):
@@ -48,11 +48,10 @@ async def prepare(
         if found == len(MIGRATIONS):
             return
         if not there:
-            await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
+            await connection.execute("CREATE SCHEMA IF NOT EXISTS vmstack")
         for step in MIGRATIONS[found:]:
             for text in step:
                 await connection.execute(text)
-        await connection.execute(f"DELETE FROM {SCHEMA}.cluster")
-        await connection.execute(
-            f"INSERT INTO {SCHEMA}.cluster VALUES ($1, $2)", cluster, len(MIGRATIONS)
-        )
+        forget, remember = SET_CLUSTER
+        await connection.execute(forget)
+        await connection.execute(remember, cluster, len(MIGRATIONS))

@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 from uuid import uuid4
 
 import asyncpg
@@ -34,7 +33,6 @@ from schedulerglobal.adapters.postgresschema import (
     RESIGN,
     RESIGNED,
     TAKE,
-    Statement,
     statements,
 )
 from schedulerglobal.adapters.postgressetup import prepare
@@ -76,6 +74,8 @@ class PostgresStore:
         self._holder = uuid4().hex
         self._epoch: int | None = None
         """Of our lead, while we have it as far as we know."""
+        self._problem = ""
+        """What made us give it up."""
         self._waiting: list[_Job] = []
         self._wake = asyncio.Event()
         self._resigned = asyncio.Event()
@@ -114,7 +114,7 @@ class PostgresStore:
             raise StoreUnavailable(f"the store {self._called} is closed; start again")
         assert self._writing is not None, "a store is opened before it is written"
         if self._epoch is None:
-            raise _not_leader()
+            raise StoreUnavailable(self._problem) if self._problem else _not_leader()
         if not any(statements(change) for change in changes):
             return
         done: _Waiting = asyncio.get_running_loop().create_future()
@@ -141,25 +141,32 @@ class PostgresStore:
 
     async def campaign(self, url: str, lease_s: float) -> Standing:
         async with self._reading() as connection:
-            if self._epoch is not None:
-                mine = (self._epoch, self._holder)
-                if await connection.execute(RENEW, *mine, lease_s, url) == "UPDATE 1":
-                    return Standing(self._epoch, True, url, lease_s)
+            if (epoch := self._epoch) is not None:
+                renewed = await connection.execute(RENEW, epoch, self._holder, lease_s, url)
+                # a write may have lost touch meanwhile
+                if renewed == "UPDATE 1" and self._epoch == epoch:
+                    return Standing(epoch, True, url, lease_s)
                 self._epoch = None
-            standing = _standing(await connection.fetchrow(LEASE))
-            if standing is not None and not self._free(*standing):
-                return Standing(standing[0], False, standing[2], standing[3])
+            standing = await self._standing(connection, LEASE)
+            if not standing.mine and standing.left_s > 0:
+                return standing
             async with connection.transaction():
-                epoch, holder, leader, left_s = _whole(await connection.fetchrow(LEASE_TO_CHANGE))
-                if not self._free(epoch, holder, leader, left_s):
-                    return Standing(epoch, False, leader, left_s)
+                standing = await self._standing(connection, LEASE_TO_CHANGE)
+                if not standing.mine and standing.left_s > 0:
+                    return standing
+                # from ourselves too, and at once: to begin anew
                 epoch = await connection.fetchval(TAKE, self._holder, url, lease_s)
-            self._epoch = epoch
+            assert epoch is not None, "it was updated"
+            self._epoch, self._problem = epoch, ""
             return Standing(epoch, True, url, lease_s)
 
-    def _free(self, epoch: int, holder: str, url: str, left_s: float) -> bool:
-        """Whether the lead may be taken; from ourselves at once, to begin anew."""
-        return left_s <= 0 or holder == self._holder
+    async def _standing(
+        self, connection: asyncpg.Connection[asyncpg.Record], text: str
+    ) -> Standing:
+        row = await connection.fetchrow(text)
+        assert row is not None, "the lease has a row from the beginning"
+        epoch, holder, url, left_s = row
+        return Standing(epoch, holder == self._holder, url, left_s)
 
     async def resign(self) -> None:
         if self._epoch is None:
@@ -182,7 +189,7 @@ class PostgresStore:
         async with self._reading() as connection:
             # all as of one moment
             async with connection.transaction(isolation="repeatable_read", readonly=True):
-                upto, hosts_change = _whole(await connection.fetchrow(LATEST))
+                upto, hosts_change = await connection.fetchrow(LATEST)
                 if since is None:
                     promises = await connection.fetch(PROMISES)
                 elif upto > since:
@@ -268,15 +275,16 @@ class PostgresStore:
 
     async def _put_apart(self, connection: asyncpg.Connection[asyncpg.Record], job: _Job) -> None:
         work = [each for change in job.changes for each in statements(change)]
-        name = ""
+        wanted = ""
         try:
             async with connection.transaction():
                 if await connection.fetchval(IN_OFFICE, job.epoch, self._holder) is None:
                     raise _not_leader()
                 for text, values, name in work:
+                    wanted = name
                     await connection.execute(text, *values)
         except asyncpg.UniqueViolationError:
-            _tell(job, NameTaken(name))
+            _tell(job, NameTaken(wanted))
         except (asyncpg.DataError, UnicodeEncodeError, OverflowError) as problem:
             _tell(
                 job,
@@ -289,8 +297,9 @@ class PostgresStore:
             _tell(job, None)
 
     def _lose_touch(self, problem: BaseException) -> None:
+        self._problem = str(refusal(self._called, problem))
         if self._epoch is not None:
-            _log.warning("giving up the lead: %s", refusal(self._called, problem))
+            _log.warning("giving up the lead: %s", self._problem)
         self._epoch = None
 
 
@@ -323,15 +332,6 @@ def _not_leader() -> NotLeader:
         "this global scheduler does not lead the cluster; repeat the request, or send it to the"
         " one /v1/leader names"
     )
-
-
-def _standing(row: Any) -> tuple[int, str, str, float] | None:
-    return None if row is None else (row[0], row[1], row[2], float(row[3]))
-
-
-def _whole(row: Any) -> Any:
-    assert row is not None, "the lease has a row from the beginning"
-    return row if len(row) != 4 else _standing(row)
 
 
 async def _ended(connection: asyncpg.Connection[asyncpg.Record]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from schedulercommon.errors import NotReady
+from schedulercommon.errors import BadRequest, NotReady
 from schedulerglobal.scheduler import ClusterScheduler
 from schedulerglobal.views import status_document, vm_hosts
 from schedulerweb.answers import DONE, answer, json_bytes
@@ -22,6 +22,7 @@ _LINKS = {
     "/v1/vms": "the VMs in full",
     "/v1/hosts": "the hosts in full",
     "/v1/capacity?cpu=&mem=&oc=": "how many more such VMs fit",
+    "/v1/leader": "which global scheduler leads",
     "/v1/events": "what happens, as it happens",
     "/metrics": "counts and gauges for Prometheus",
     "/healthz": "whether this service lives",
@@ -44,6 +45,7 @@ class PublishedRoutes:
         app.router.add_get("/remove", self.remove, allow_head=False)
         app.router.add_get("/healthz", self.healthz)
         app.router.add_get("/readyz", self.readyz)
+        app.router.add_get("/v1/leader", self.leader)
 
     async def first_page(self, request: web.Request) -> web.Response:
         read_parameters(request)
@@ -69,9 +71,28 @@ class PublishedRoutes:
         read_parameters(request)
         return answer(b'{"status": "ok"}')
 
+    async def leader(self, request: web.Request) -> web.Response:
+        """For load balancers: asked for ``self=1``, only the one that leads answers with 200."""
+        given = read_parameters(request, (), ("self",)).get("self", "0")
+        office = self._scheduler.office
+        if given not in ("0", "1"):
+            raise BadRequest(f"self {given[:20]!r} is neither 0 nor 1")
+        if given == "1":
+            office.check()
+        document = {
+            "leading": office.held,
+            "shared": office.shared,
+            "url": office.leader.url,
+            "epoch": office.leader.epoch,
+        }
+        return answer(json_bytes(document), headers=_NEVER_KEPT)
+
     async def readyz(self, request: web.Request) -> web.Response:
         read_parameters(request)
         self._scheduler.check_ready()
+        office = self._scheduler.office
+        if not office.held and not office.knows_leader:
+            office.check()
         return answer(b'{"status": "ready"}')
 
 

@@ -6,13 +6,20 @@ from pathlib import Path
 
 from schedulercommon.errors import ConfigError
 from schedulerglobal.adapters.sqlitestore import SqliteStore
-from schedulerglobal.ports import Store
+from schedulerglobal.config import is_shared
+from schedulerglobal.ports import SharedStore, Store
 
-_FORMS = "write sqlite:///./FILE, or sqlite:////FOLDER/FILE with the whole path"
+_FORMS = (
+    "write sqlite:///./FILE, sqlite:////FOLDER/FILE with the whole path, or"
+    " postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+)
 
 
 def store_for(url: str) -> Store:
-    """The store at *url*, not yet opened. Raises ConfigError unless it names one."""
+    """The store at *url*, not yet opened, of a kind that one global scheduler has open at a time.
+
+    Raises ConfigError unless it names one.
+    """
     scheme, _, rest = url.partition("://")
     if scheme != "sqlite":
         raise ConfigError(f"SCG_STORE: {url[:100]!r} names no kind of store known here; {_FORMS}")
@@ -23,3 +30,13 @@ def store_for(url: str) -> Store:
     if not path or path.startswith(":") or path.rpartition("/")[2] in ("", ".", ".."):
         raise ConfigError(f"SCG_STORE: {url[:100]!r} names no file; {_FORMS}")
     return SqliteStore(Path(path))
+
+
+def shared_store_for(url: str, cluster: str) -> SharedStore | None:
+    """The store at *url*, not yet opened, if it is of a kind that several may have open."""
+    if not is_shared(url):
+        return None
+    # who needs no database need not wait for its library
+    from schedulerglobal.adapters.postgresstore import PostgresStore
+
+    return PostgresStore(url, cluster)
