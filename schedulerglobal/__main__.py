@@ -19,10 +19,18 @@ examples:
   python -m schedulerglobal --list=127.0.0.1:8099
       schedules on one host until Ctrl-C; see http://127.0.0.1:8100/
   SCG_POLICY=best-fit python -m schedulerglobal --list=http://node1:8099,http://node2:8099
+  python -m schedulerglobal store copy FROM TO
+      moves which VM is where to another store; see store --help
 """
 
 
 def main(arguments: Sequence[str]) -> None:
+    if arguments[:1] == ["store"]:
+        from schedulerglobal.storecommand import run_store_command
+        from schedulerprocess.settings import read_environment
+
+        run_store_command(arguments[1:], read_environment())
+        return
     options = Options(
         prog="python -m schedulerglobal",
         description="Schedules VMs over hosts: polls their local schedulers, puts each VM where it"

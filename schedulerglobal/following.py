@@ -72,6 +72,7 @@ class Following:
                 self._fleet.reserve(host, promise.attempt, promise.name, shape_of(promise.spec))
                 if promise.status is not Status.UNKNOWN:
                     self._fleet.hold(host, promise.attempt)
+        self._poller.strangers_soon()
         for host in self._fleet:
             if host.answers:
                 self._settler.pursue_all(host)

@@ -92,6 +92,13 @@ class Poller:
         if address.url in self._timers:
             self._arm(address, SOON_S)
 
+    def strangers_soon(self) -> None:
+        """Look in a moment at the addresses where nobody is known: somebody may be new there, and
+        could not be written down before."""
+        for address in self._fleet.addresses.values():
+            if address.host is None and address.url in self._timers:
+                self._arm(address, SOON_S)
+
     def freed(self, host: Host) -> None:
         """Look at *host* in a moment: it has more room than it said."""
         self.soon(host)

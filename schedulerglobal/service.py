@@ -69,11 +69,12 @@ async def _serve(settings: GlobalSettings) -> None:
         stack.push_async_callback(scheduler.close)
         await scheduler.open()
         runner = await serve(app, settings.address, settings.port)
-        stack.push_async_callback(runner.cleanup)
         for url in urls(runner):
             _log.info("listening on %s", url)
         polling = asyncio.create_task(scheduler.run(), name="polling")
         stack.push_async_callback(ended, polling)
+        # first of all at the end: what is under way is finished while the lead is still renewed
+        stack.push_async_callback(runner.cleanup)
         first_round = asyncio.create_task(scheduler.poller.first_round.wait(), name="first round")
         stack.push_async_callback(ended, first_round)
         if await stopped_before(stop, first_round):

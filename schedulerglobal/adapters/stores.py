@@ -15,20 +15,20 @@ _FORMS = (
 )
 
 
-def store_for(url: str) -> Store:
+def store_for(url: str, setting: str = "SCG_STORE") -> Store:
     """The store at *url*, not yet opened, of a kind that one global scheduler has open at a time.
 
-    Raises ConfigError unless it names one.
+    Raises ConfigError, naming *setting*, unless it names one.
     """
     scheme, _, rest = url.partition("://")
     if scheme != "sqlite":
-        raise ConfigError(f"SCG_STORE: {url[:100]!r} names no kind of store known here; {_FORMS}")
+        raise ConfigError(f"{setting}: {url[:100]!r} names no kind of store known here; {_FORMS}")
     # what is left of the path's slash would be a host
     if not rest.startswith("/") or "?" in rest or "#" in rest or "\0" in rest:
-        raise ConfigError(f"SCG_STORE: {url[:100]!r} is not the address of a file; {_FORMS}")
+        raise ConfigError(f"{setting}: {url[:100]!r} is not the address of a file; {_FORMS}")
     path = rest.removeprefix("/")
     if not path or path.startswith(":") or path.rpartition("/")[2] in ("", ".", ".."):
-        raise ConfigError(f"SCG_STORE: {url[:100]!r} names no file; {_FORMS}")
+        raise ConfigError(f"{setting}: {url[:100]!r} names no file; {_FORMS}")
     return SqliteStore(Path(path))
 
 
@@ -40,3 +40,18 @@ def shared_store_for(url: str, cluster: str) -> SharedStore | None:
     from schedulerglobal.adapters.postgresstore import PostgresStore
 
     return PostgresStore(url, cluster)
+
+
+def sole_store_for(url: str, cluster: str, setting: str) -> Store:
+    """The store at *url*, of whatever kind, not yet opened, for us alone; raises likewise."""
+    shared = shared_store_for(url, cluster)
+    if shared is None:
+        return store_for(url, setting)
+    if not cluster:
+        raise ConfigError(
+            f"{setting}: {url.partition('://')[0]}://… may be another cluster's; name this one with"
+            " --cluster or SCG_CLUSTER"
+        )
+    from schedulerglobal.adapters.solestore import SoleStore
+
+    return SoleStore(shared)
