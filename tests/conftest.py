@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import os
 import resource
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.postgres import Postgres, postgres_server
 
 pytest_plugins = ["tests.hypervisorlab"]  # its fixtures
 
@@ -30,3 +33,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if {"lab", "shared_lab"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("real")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """One server for all tests that leave it running; each takes a database of its own."""
+    with postgres_server() as server:
+        yield server

@@ -8,41 +8,57 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
-from schedulerglobal.adapters.stores import store_for
+from schedulerglobal.adapters.stores import sole_store_for, store_for
 from tests.memorystore import Disk, MemoryStore
+from tests.postgres import Postgres
 from tests.storecontract import CLAUSES, ROUNDS, Place, Rounds, check_alike
 
 
-def in_memory(_: Path) -> Place:
+def in_memory(_: Path, __: Postgres) -> Place:
     disk = Disk()
     return lambda: MemoryStore(disk)
 
 
-def in_sqlite(directory: Path) -> Place:
+def in_sqlite(directory: Path, _: Postgres) -> Place:
     return lambda: store_for(f"sqlite:///{directory}/store.db")
 
 
-STORES: dict[str, Callable[[Path], Place]] = {"memory": in_memory, "sqlite": in_sqlite}
+def in_postgresql(_: Path, server: Postgres) -> Place:
+    url = server.database()
+    return lambda: sole_store_for(url, "cluster", "SCG_STORE")
+
+
+STORES: dict[str, Callable[[Path, Postgres], Place]] = {
+    "memory": in_memory,
+    "sqlite": in_sqlite,
+    "postgresql": in_postgresql,
+}
 """An empty place for each kind of store; the folder is its own."""
+EXAMPLES = {"sqlite": 100, "postgresql": 20}
 
 
 @pytest.mark.parametrize("clause", CLAUSES)
 @pytest.mark.parametrize("store", STORES)
-async def test_stores_keep_the_contract(store: str, clause: str, tmp_path: Path) -> None:
-    await CLAUSES[clause](STORES[store](tmp_path))
+def test_stores_keep_the_contract(
+    store: str, clause: str, tmp_path: Path, postgres: Postgres
+) -> None:
+    place = STORES[store](tmp_path, postgres)
+    asyncio.run(CLAUSES[clause](place))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("store", sorted(STORES.keys() - {"memory"}))
-def test_stores_do_as_the_one_in_memory(store: str, tmp_path: Path) -> None:
+def test_stores_do_as_the_one_in_memory(store: str, tmp_path: Path, postgres: Postgres) -> None:
     number = count()
 
+    @settings(max_examples=EXAMPLES[store])
     @given(ROUNDS)
     def check(rounds: Rounds) -> None:
         directory = tmp_path / f"{next(number)}"
         directory.mkdir()
-        asyncio.run(check_alike(STORES[store](directory), in_memory(directory), rounds))
+        place, model = STORES[store](directory, postgres), in_memory(directory, postgres)
+        asyncio.run(check_alike(place, model, rounds))
 
     check()
     assert next(number) > 10
