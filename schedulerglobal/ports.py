@@ -17,6 +17,10 @@ class NotSent(Exception):  # says what happened
     """The connection was refused, so nothing was asked. ``str()`` of it says why."""
 
 
+class NotAllowed(NotSent):
+    """Nothing was asked, for we lead no longer; it is not the host's doing."""
+
+
 class NoAnswer(Exception):
     """No whole answer came: too late, cut off, or none that is HTTP. What was asked may be done."""
 
@@ -196,9 +200,13 @@ class SharedStore(Store, Protocol):
     What is here raises StoreUnavailable if the store is away.
     """
 
-    async def campaign(self, url: str, lease_s: float) -> Standing:
-        """Renew our lease, take the lead if nobody has it, or learn who does. Once this answers
-        that we lead, no write of another leader can come."""
+    async def campaign(self, url: str, lease_s: float, *, anew: bool = False) -> Standing:
+        """Renew our lease, take the lead if nobody has it, or learn who does.
+
+        Once this answers that we lead under another epoch than before, no write of another leader
+        can come, nor one of our own that began before; nobody is told any more what became of one.
+        *anew* if our lease is not to be renewed, for our term is over.
+        """
         ...
 
     async def resign(self) -> None:
@@ -210,5 +218,6 @@ class SharedStore(Store, Protocol):
         ...
 
     async def leaderless(self, within_s: float) -> None:
-        """Return when a leader resigned, or after *within_s*."""
+        """Return when a leader resigned, when we lost touch and gave up the lead, or after
+        *within_s*."""
         ...

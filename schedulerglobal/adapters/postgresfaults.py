@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 import asyncpg
 
-from schedulercommon.errors import InputError, StoreUnavailable, VmStackError
+from schedulercommon.errors import ConfigError, StoreUnavailable, VmStackError
 
 AWAY: tuple[type[BaseException], ...] = (
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
     OSError,
     TimeoutError,
 )
 """What asyncpg raises when the database cannot do what it was asked."""
+NONSENSE: tuple[type[BaseException], ...] = (
+    asyncpg.ClientConfigurationError,
+    ValueError,  # of a port that is no number, a name that is no host's …
+)
+"""What it raises for an address that is none."""
 
 # The first that fits; most are subclasses of what comes later.
 _SENTENCES: tuple[tuple[type[BaseException], str], ...] = (
@@ -38,7 +42,10 @@ _SENTENCES: tuple[tuple[type[BaseException], str], ...] = (
     ),
     (
         asyncpg.ReadOnlySQLTransactionError,
-        "is read-only ({}); name the primary server in SCG_STORE, not a replica",
+        (
+            "is read-only ({}); name the primary server in SCG_STORE, not a replica, and let this"
+            " user write: default_transaction_read_only = off"
+        ),
     ),
     (asyncpg.DiskFullError, "is on a full disk ({}); make room there"),
     (
@@ -54,13 +61,6 @@ _SENTENCES: tuple[tuple[type[BaseException], str], ...] = (
 )
 
 
-def shown_address(url: str) -> str:
-    """*url* as logs and answers may show it: no user, no password."""
-    parts = urlsplit(url)
-    where = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{where}{parts.path}"
-
-
 def refusal(called: str, problem: BaseException) -> StoreUnavailable:
     """Of a change, or a reading, that the store *called* so did not take."""
     return StoreUnavailable(_sentence(called, problem))
@@ -68,8 +68,13 @@ def refusal(called: str, problem: BaseException) -> StoreUnavailable:
 
 def opening_fault(called: str, problem: BaseException) -> VmStackError:
     """Of a store that cannot be opened."""
-    if isinstance(problem, ValueError | asyncpg.ClientConfigurationError):
-        return InputError(f"SCG_STORE: {called} makes no sense ({_line(problem)})")
+    if isinstance(problem, NONSENSE):
+        # without the library's words, which may repeat the password
+        return ConfigError(
+            f"SCG_STORE: the address {called} makes no sense; write"
+            " postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with %XX for characters of the"
+            " password that mean something there"
+        )
     return refusal(called, problem)
 
 
@@ -81,4 +86,4 @@ def _sentence(called: str, problem: BaseException) -> str:
 
 
 def _line(problem: BaseException) -> str:
-    return " ".join(str(problem).split())[:300] or type(problem).__name__
+    return " ".join(str(problem).split())[:200] or type(problem).__name__

@@ -111,9 +111,22 @@ RENEW = (
     " url = $4 WHERE epoch = $1 AND holder = $2 AND until > clock_timestamp()"
 )
 TAKE = (
-    "UPDATE vmstack.lease SET epoch = epoch + 1, holder = $1, url = $2,"
+    "UPDATE vmstack.lease SET holder = $1, url = $2,"
+    " epoch = greatest(epoch + 1, extract(epoch FROM clock_timestamp())::bigint),"
     " until = clock_timestamp() + $3::float8 * interval '1 second' RETURNING epoch"
 )
+"""Epochs begin at the time in seconds, so that hosts which obeyed the leader of another database
+obey that of one the cluster moved to."""
+CLOCK = "SELECT extract(epoch FROM clock_timestamp())::float8"
+READ_ONLY = "SELECT current_setting('transaction_read_only')::bool"
+NOT_OURS = """
+SELECT string_agg(relname, ', ' ORDER BY relname) FROM pg_class
+WHERE relnamespace = 'vmstack'::regnamespace AND NOT CASE
+    WHEN relkind = 'r' THEN
+        has_table_privilege(oid, 'SELECT') AND has_table_privilege(oid, 'INSERT') AND
+        has_table_privilege(oid, 'UPDATE') AND has_table_privilege(oid, 'DELETE')
+    ELSE relname <> 'changes' OR has_sequence_privilege(oid, 'USAGE') END"""
+"""What this user may not write; NULL if there is nothing."""
 CLUSTER = "SELECT schema, id FROM vmstack.cluster"
 SET_CLUSTER = (
     "DELETE FROM vmstack.cluster",

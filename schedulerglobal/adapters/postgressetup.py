@@ -5,7 +5,14 @@ from __future__ import annotations
 import asyncpg
 
 from schedulercommon.errors import InputError
-from schedulerglobal.adapters.postgresschema import CLUSTER, MIGRATION_LOCK, MIGRATIONS, SET_CLUSTER
+from schedulerglobal.adapters.postgresschema import (
+    CLUSTER,
+    MIGRATION_LOCK,
+    MIGRATIONS,
+    NOT_OURS,
+    READ_ONLY,
+    SET_CLUSTER,
+)
 
 LEAST_SERVER = 13
 """The oldest major version that is still cared for by its makers when this was written."""
@@ -18,8 +25,8 @@ async def prepare(
 ) -> None:
     """Create or renew the tables in the database *called* so, which is of *cluster* from then on.
 
-    Raises InputError for a server that is too old, a schema from a newer version, and a database
-    of another cluster.
+    Raises InputError for a server that is too old, a schema from a newer version, a database of
+    another cluster, and one that this user cannot write.
     """
     version = connection.get_server_version()
     if version.major < LEAST_SERVER:
@@ -27,6 +34,8 @@ async def prepare(
             f"the store {called} is PostgreSQL {version.major}; VMStack needs {LEAST_SERVER} or"
             " newer: renew the server, or name another in SCG_STORE"
         )
+    if await connection.fetchval(READ_ONLY):
+        raise asyncpg.ReadOnlySQLTransactionError("transaction_read_only is on")
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK)
         there = await connection.fetchval(_HAS_TABLES)
@@ -46,6 +55,11 @@ async def prepare(
                 f" {cluster!r}; name its own database in SCG_STORE, or mend SCG_CLUSTER"
             )
         if found == len(MIGRATIONS):
+            if locked := await connection.fetchval(NOT_OURS):
+                raise InputError(
+                    f"the store {called} does not let this user write its tables ({locked}); name"
+                    " the user that made them in SCG_STORE, or GRANT ALL on them to this one"
+                )
             return
         if not there:
             await connection.execute("CREATE SCHEMA IF NOT EXISTS vmstack")

@@ -1,63 +1,51 @@
 """The store as a PostgreSQL database that several global schedulers share.
 
-One connection writes, and what waits is written together, as one statement where it can be: many
-wait for one fsync. Each write checks in its own transaction that we still lead. A write whose
-answer never came may have been taken, so that we give up the lead rather than go on with a memory
-that may differ: whoever leads next, we ourselves perhaps, begins by reading.
+Who leads is a row with a lease, by the database's clock. What may be waited for is waited for with
+patience, and no more: a connection that does not answer is dropped, not asked to give up. A
+transaction of somebody who was cut off in the middle is ended by the database, or nobody could take
+the lead from it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
-from itertools import groupby
 from uuid import uuid4
 
 import asyncpg
 
-from schedulercommon.errors import NameTaken, NotLeader, StoreUnavailable, VmStackError
-from schedulerglobal.adapters.postgresfaults import AWAY, opening_fault, refusal, shown_address
+from schedulercommon.errors import InputError, StoreUnavailable
+from schedulerglobal.adapters.addresses import shown_address
+from schedulerglobal.adapters.postgresfaults import AWAY, NONSENSE, opening_fault, refusal
 from schedulerglobal.adapters.postgresschema import (
+    CLOCK,
     HOSTS,
-    IN_OFFICE,
     LATEST,
     LEASE,
     LEASE_TO_CHANGE,
     PROMISES,
     PROMISES_SINCE,
-    PUT_PROMISES,
     RENEW,
     RESIGN,
     RESIGNED,
     TAKE,
-    statements,
 )
 from schedulerglobal.adapters.postgressetup import prepare
-from schedulerglobal.adapters.rows import promise_values, read_hosts, read_promises
-from schedulerglobal.ports import Change, Contents, News, PutPromise, Standing
+from schedulerglobal.adapters.postgreswriter import ENDING_S, Connection, Writer
+from schedulerglobal.adapters.rows import read_hosts, read_promises
+from schedulerglobal.ports import Change, Contents, News, Standing
 
 POOL = 4
 """Connections that read and campaign; one more writes, one more listens."""
-MOST_AT_ONCE = 256
-"""Writes of one transaction."""
+CAMPAIGNS_A_LEASE = 3
+"""One that takes longer is given up, and another tried while the lease lasts."""
+CLOCKS_APART_S = 60.0
+"""Worth a word: times that are shown would be wrong by so much. Nothing else depends on them."""
 
-_Waiting = asyncio.Future[None]
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    changes: Sequence[Change]
-    epoch: int
-    done: _Waiting
-
-    @property
-    def simple(self) -> bool:
-        """Whether it can be written with others in one statement."""
-        return len(self.changes) == 1 and isinstance(self.changes[0], PutPromise)
 
 
 class PostgresStore:
@@ -66,24 +54,26 @@ class PostgresStore:
     *patience_s* is how long any answer of the database is waited for.
     """
 
-    def __init__(self, url: str, cluster: str, patience_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        cluster: str,
+        patience_s: float = 5.0,
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
         self._url = url
         self._cluster = cluster
         self._patience_s = patience_s
+        self._now_s = now_s
         self._called = shown_address(url)
         self._holder = uuid4().hex
-        self._epoch: int | None = None
-        """Of our lead, while we have it as far as we know."""
-        self._problem = ""
-        """What made us give it up."""
-        self._waiting: list[_Job] = []
-        self._wake = asyncio.Event()
-        self._resigned = asyncio.Event()
+        self._news = asyncio.Event()
+        """Somebody resigned, we perhaps."""
         self._closed = False
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
-        self._writer: asyncpg.Connection[asyncpg.Record] | None = None
-        self._listener: asyncpg.Connection[asyncpg.Record] | None = None
-        self._writing: asyncio.Task[None] | None = None
+        self._writer: Writer | None = None
+        self._listener: Connection | None = None
+        self._listening: asyncio.Task[None] | None = None
 
     async def open(self) -> Contents:
         assert self._pool is None, "a store is opened once"
@@ -91,19 +81,20 @@ class PostgresStore:
             connection = await self._connect()
             try:
                 await prepare(connection, self._called, self._cluster)
+                self._compare_clocks(await connection.fetchval(CLOCK))
             finally:
-                await connection.close()
-            self._pool = asyncpg.create_pool(
-                self._url,
-                min_size=0,
-                max_size=POOL,
-                timeout=self._patience_s,
-                command_timeout=self._patience_s,
-            )
+                connection.terminate()
+            self._pool = asyncpg.create_pool(self._url, min_size=0, max_size=POOL, **self._limits())
             await self._pool
-        except AWAY as problem:
+        except (*AWAY, *NONSENSE) as problem:
             raise opening_fault(self._called, problem) from problem
-        self._writing = asyncio.create_task(self._write_on(), name="store")
+        self._writer = Writer(
+            self._connect,
+            self._news.set,
+            called=self._called,
+            holder=self._holder,
+            patience_s=self._patience_s,
+        )
         news = await self.news(None)
         assert news.hosts is not None
         return Contents(news.hosts, news.promises)
@@ -112,41 +103,55 @@ class PostgresStore:
         """A caller that stops waiting does not stop its write."""
         if self._closed:
             raise StoreUnavailable(f"the store {self._called} is closed; start again")
-        assert self._writing is not None, "a store is opened before it is written"
-        if self._epoch is None:
-            raise StoreUnavailable(self._problem) if self._problem else _not_leader()
-        if not any(statements(change) for change in changes):
-            return
-        done: _Waiting = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Job(changes, self._epoch, done))
-        self._wake.set()
-        await done
+        await self._opened.write(changes)
 
     async def close(self) -> None:
         """Gives up the lead once all is written."""
         self._closed = True
-        self._wake.set()
-        if self._writing is not None:
-            await asyncio.wait([self._writing])
-        with suppress(StoreUnavailable):  # then the lease runs out
-            await self.resign()
-        for connection in (self._writer, self._listener):
-            if connection is not None:
-                await _ended(connection)
+        if self._writer is not None:
+            await self._writer.close()
+            with suppress(StoreUnavailable):  # then the lease runs out
+                await self.resign()
+        if self._listening is not None:
+            self._listening.cancel()
+            await asyncio.wait([self._listening])
+        if self._listener is not None:
+            self._listener.terminate()
         if self._pool is not None:
-            with suppress(*AWAY):
-                await asyncio.wait_for(self._pool.close(), self._patience_s)
+            try:
+                await asyncio.wait_for(self._pool.close(), ENDING_S)
+            except AWAY:
+                self._pool.terminate()
+
+    @property
+    def _opened(self) -> Writer:
+        assert self._writer is not None, "a store is opened before it is used"
+        return self._writer
+
+    def _compare_clocks(self, theirs_s: float) -> None:
+        apart_s = self._now_s() - theirs_s
+        if abs(apart_s) > CLOCKS_APART_S:
+            _log.warning(
+                "the clock here is %.0f s %s that of the store %s, so times that are shown are"
+                " wrong by as much; set both by NTP",
+                abs(apart_s),
+                "ahead of" if apart_s > 0 else "behind",
+                self._called,
+            )
 
     # --- who leads ---
 
-    async def campaign(self, url: str, lease_s: float) -> Standing:
-        async with self._reading() as connection:
-            if (epoch := self._epoch) is not None:
+    async def campaign(self, url: str, lease_s: float, *, anew: bool = False) -> Standing:
+        writer = self._opened
+        within_s = min(lease_s / CAMPAIGNS_A_LEASE, self._patience_s)
+        async with self._reading(within_s) as connection:
+            if (epoch := writer.epoch) is not None and not anew:
                 renewed = await connection.execute(RENEW, epoch, self._holder, lease_s, url)
                 # a write may have lost touch meanwhile
-                if renewed == "UPDATE 1" and self._epoch == epoch:
+                if renewed == "UPDATE 1" and writer.epoch == epoch:
                     return Standing(epoch, True, url, lease_s)
-                self._epoch = None
+            if writer.epoch is not None:
+                writer.give_up()
             standing = await self._standing(connection, LEASE)
             if not standing.mine and standing.left_s > 0:
                 return standing
@@ -157,39 +162,51 @@ class PostgresStore:
                 # from ourselves too, and at once: to begin anew
                 epoch = await connection.fetchval(TAKE, self._holder, url, lease_s)
             assert epoch is not None, "it was updated"
-            self._epoch, self._problem = epoch, ""
+            writer.lead(epoch)
             return Standing(epoch, True, url, lease_s)
 
-    async def _standing(
-        self, connection: asyncpg.Connection[asyncpg.Record], text: str
-    ) -> Standing:
+    async def _standing(self, connection: Connection, text: str) -> Standing:
         row = await connection.fetchrow(text)
-        assert row is not None, "the lease has a row from the beginning"
+        if row is None:
+            raise self._damaged()
         epoch, holder, url, left_s = row
         return Standing(epoch, holder == self._holder, url, left_s)
 
     async def resign(self) -> None:
-        if self._epoch is None:
+        epoch = self._opened.epoch
+        if epoch is None:
             return
-        epoch, self._epoch = self._epoch, None
-        async with self._reading() as connection:
+        self._opened.give_up()
+        async with self._reading(self._patience_s) as connection:
             await connection.execute(RESIGN, epoch, self._holder)
             await connection.execute(f"NOTIFY {RESIGNED}")
 
     async def leaderless(self, within_s: float) -> None:
-        if self._listener is None or self._listener.is_closed():
-            with suppress(*AWAY):
-                self._listener = await self._connect()
-                await self._listener.add_listener(RESIGNED, lambda *_: self._resigned.set())
+        listened = self._listener is not None and not self._listener.is_closed()
+        if not listened and (self._listening is None or self._listening.done()):
+            self._listening = asyncio.create_task(self._listen(), name="listen")
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._resigned.wait(), within_s)
-        self._resigned.clear()
+            await asyncio.wait_for(self._news.wait(), within_s)
+        self._news.clear()
+
+    async def _listen(self) -> None:
+        with suppress(*AWAY):  # the next wait tries again
+            listener = await self._connect()
+            try:
+                await listener.add_listener(RESIGNED, lambda *_: self._news.set())
+            except BaseException:
+                listener.terminate()
+                raise
+            self._listener = listener
 
     async def news(self, since: int | None) -> News:
-        async with self._reading() as connection:
+        async with self._reading(self._patience_s) as connection:
             # all as of one moment
             async with connection.transaction(isolation="repeatable_read", readonly=True):
-                upto, hosts_change = await connection.fetchrow(LATEST)
+                latest = await connection.fetchrow(LATEST)
+                if latest is None:
+                    raise self._damaged()
+                upto, hosts_change = latest
                 if since is None:
                     promises = await connection.fetch(PROMISES)
                 elif upto > since:
@@ -203,138 +220,44 @@ class PostgresStore:
             return News(upto, read, hosts, whole=since is None)
 
     @asynccontextmanager
-    async def _reading(self) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    async def _reading(self, within_s: float) -> AsyncIterator[Connection]:
+        """A connection, for so long."""
         assert self._pool is not None, "a store is opened before it is used"
+        late = False
+
+        def give_up() -> None:
+            nonlocal late
+            late = True
+            connection.terminate()
+
         try:
-            async with self._pool.acquire(timeout=self._patience_s) as connection:
-                yield connection
-        except AWAY as problem:
-            raise refusal(self._called, problem) from problem
-
-    async def _connect(self) -> asyncpg.Connection[asyncpg.Record]:
-        return await asyncpg.connect(
-            self._url, timeout=self._patience_s, command_timeout=self._patience_s
-        )
-
-    # --- writing ---
-
-    async def _write_on(self) -> None:
-        while not (self._closed and not self._waiting):
-            await self._wake.wait()
-            self._wake.clear()
-            while self._waiting:
-                batch = self._waiting[:MOST_AT_ONCE]
-                del self._waiting[:MOST_AT_ONCE]
-                await self._perform(batch)
-
-    async def _perform(self, batch: Sequence[_Job]) -> None:
-        try:
-            connection = await self._write_connection()
-            for simple, jobs in groupby(batch, key=lambda job: job.simple):
-                if simple:
-                    for some in _without_repeats(list(jobs)):
-                        await self._put_together(connection, some)
-                else:
-                    for job in jobs:
-                        await self._put_apart(connection, job)
-        except AWAY as problem:
-            self._lose_touch(problem)
-            fault = refusal(self._called, problem)
-            for job in batch:
-                _tell(job, fault)
-            if self._writer is not None:
-                await _ended(self._writer)
-                self._writer = None
-
-    async def _write_connection(self) -> asyncpg.Connection[asyncpg.Record]:
-        if self._writer is None or self._writer.is_closed():
-            self._writer = await self._connect()
-        return self._writer
-
-    async def _put_together(
-        self, connection: asyncpg.Connection[asyncpg.Record], jobs: Sequence[_Job]
-    ) -> None:
-        """Promises of different keys, in one statement; one by one if one of them is refused."""
-        if len(jobs) > 1 and len({job.epoch for job in jobs}) == 1:
-            rows = [promise_values(job.changes[0].promise) for job in jobs]  # type: ignore[union-attr]
-            columns = [list(column) for column in zip(*rows, strict=True)]
+            async with asyncio.timeout(within_s):
+                connection = await self._pool.acquire()
+            timer = asyncio.get_running_loop().call_later(within_s, give_up)
             try:
-                leading = await connection.fetchval(
-                    PUT_PROMISES, jobs[0].epoch, self._holder, *columns
-                )
-            except (asyncpg.UniqueViolationError, asyncpg.DataError, UnicodeEncodeError):
-                pass  # one of them is to blame
-            else:
-                for job in jobs:
-                    _tell(job, None if leading else _not_leader())
-                if not leading:
-                    self._epoch = None
-                return
-        for job in jobs:
-            await self._put_apart(connection, job)
+                yield connection
+            finally:
+                timer.cancel()
+                await self._pool.release(connection, timeout=ENDING_S)
+        except AWAY as problem:
+            raise refusal(self._called, TimeoutError() if late else problem) from problem
 
-    async def _put_apart(self, connection: asyncpg.Connection[asyncpg.Record], job: _Job) -> None:
-        work = [each for change in job.changes for each in statements(change)]
-        wanted = ""
-        try:
-            async with connection.transaction():
-                if await connection.fetchval(IN_OFFICE, job.epoch, self._holder) is None:
-                    raise _not_leader()
-                for text, values, name in work:
-                    wanted = name
-                    await connection.execute(text, *values)
-        except asyncpg.UniqueViolationError:
-            _tell(job, NameTaken(wanted))
-        except (asyncpg.DataError, UnicodeEncodeError, OverflowError) as problem:
-            _tell(
-                job,
-                StoreUnavailable(f"no store can keep this ({problem}); ask for something else"),
-            )
-        except NotLeader as problem:
-            self._epoch = None
-            _tell(job, problem)
-        else:
-            _tell(job, None)
+    async def _connect(self) -> Connection:
+        return await asyncpg.connect(self._url, **self._limits())
 
-    def _lose_touch(self, problem: BaseException) -> None:
-        self._problem = str(refusal(self._called, problem))
-        if self._epoch is not None:
-            _log.warning("giving up the lead: %s", self._problem)
-        self._epoch = None
+    def _limits(self) -> dict[str, object]:
+        idle_ms = max(round(self._patience_s * 400), 1)
+        return {
+            "timeout": self._patience_s,
+            "command_timeout": self._patience_s,
+            "server_settings": {
+                "application_name": "vmstack",
+                "idle_in_transaction_session_timeout": str(idle_ms),
+            },
+        }
 
-
-def _without_repeats(jobs: Sequence[_Job]) -> Iterator[list[_Job]]:
-    """*jobs* in order, cut wherever a promise comes again."""
-    some: list[_Job] = []
-    keys: set[str] = set()
-    for job in jobs:
-        key = job.changes[0].promise.key  # type: ignore[union-attr]
-        if key in keys:
-            yield some
-            some, keys = [], set()
-        some.append(job)
-        keys.add(key)
-    if some:
-        yield some
-
-
-def _tell(job: _Job, problem: VmStackError | None) -> None:
-    if job.done.done():
-        return  # cancelled, or told before what failed later
-    if problem is None:
-        job.done.set_result(None)
-    else:
-        job.done.set_exception(problem)
-
-
-def _not_leader() -> NotLeader:
-    return NotLeader(
-        "this global scheduler does not lead the cluster; repeat the request, or send it to the"
-        " one /v1/leader names"
-    )
-
-
-async def _ended(connection: asyncpg.Connection[asyncpg.Record]) -> None:
-    """*connection* is closed, politely if the server still answers."""
-    with suppress(*AWAY):
-        await connection.close(timeout=1.0)
+    def _damaged(self) -> InputError:
+        return InputError(
+            f"the store {self._called} is damaged: it does not say who leads; restore a copy of it,"
+            " or drop its schema vmstack to begin anew"
+        )

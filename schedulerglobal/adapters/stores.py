@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from schedulercommon.errors import ConfigError
+from schedulerglobal.adapters.addresses import shown_address
 from schedulerglobal.adapters.sqlitestore import SqliteStore
 from schedulerglobal.config import is_shared
 from schedulerglobal.ports import SharedStore, Store
@@ -22,7 +23,9 @@ def store_for(url: str, setting: str = "SCG_STORE") -> Store:
     """
     scheme, _, rest = url.partition("://")
     if scheme != "sqlite":
-        raise ConfigError(f"{setting}: {url[:100]!r} names no kind of store known here; {_FORMS}")
+        # whatever it was meant to be, there may be a password in it
+        shown = shown_address(url) if "://" in url else repr(url[:100])
+        raise ConfigError(f"{setting}: {shown} names no kind of store known here; {_FORMS}")
     # what is left of the path's slash would be a host
     if not rest.startswith("/") or "?" in rest or "#" in rest or "\0" in rest:
         raise ConfigError(f"{setting}: {url[:100]!r} is not the address of a file; {_FORMS}")
