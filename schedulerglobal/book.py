@@ -63,13 +63,18 @@ class Book:
         for promise in news.promises:
             known = self._promises.get(promise.name)
             # the name of what is gone may be another's by now
-            if promise.status is Status.GONE and (known is None or known.key != promise.key):
-                continue
+            if promise.status is Status.GONE:
+                if known is None or known.key != promise.key:
+                    continue
+                # no look of ours shows it yet
+                self.take_away(known.host, promise.name)
             if promise != known:
                 self._keep(promise)
 
     def take_over(self) -> None:
-        """The last run is over: what was pending when it ended is unknown now."""
+        """The last run is over, and whoever began under it: what was pending when it ended is
+        unknown now."""
+        self._renamed.clear()
         for promise in [each for each in self if each.status is Status.PENDING]:
             self._keep(as_found(promise))
 

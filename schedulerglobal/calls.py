@@ -21,7 +21,7 @@ from schedulerglobal.core.outcomes import (
 )
 from schedulerglobal.core.promises import Promise
 from schedulerglobal.fleet import Fleet, Host
-from schedulerglobal.ports import HostClient, NoAnswer, NotSent
+from schedulerglobal.ports import HostClient, NoAnswer, NotAllowed, NotSent
 
 SLOW_S = 2.0
 SETTLE_S = 10.0
@@ -181,6 +181,8 @@ class HostCalls:
             return None
 
     def _not_sent(self, host: Host, problem: NotSent) -> Outcome:
+        if isinstance(problem, NotAllowed):
+            return Outcome(Meaning.ELSEWHERE, "host-unreachable", str(problem))
         self._fleet.refused_connection(host, str(problem))
         self._moved(host)
         return Outcome(Meaning.ELSEWHERE, "host-unreachable", str(problem))

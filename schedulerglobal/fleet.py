@@ -176,11 +176,12 @@ class Fleet:
     def add(self, record: HostRecord, address: Address | None = None) -> Host:
         """A host that has not said anything yet; it takes the row kept for *address*."""
         row = address.row if address is not None else None
-        if address is None or row is None:
+        if address is not None:
+            address.row = None
+        if row is None or record.name in self.view.rows:  # of one that is back
             row = self.view.add(record.name)
         else:
             self.view.rename(row, record.name)
-            address.row = None
         host = Host(record, row)
         self._hosts[record.name] = host
         self._by_row[host.row] = host

@@ -14,6 +14,8 @@ from schedulerglobal.polling import Poller
 from schedulerglobal.ports import HostRecord, News
 from schedulerglobal.settling import Settler
 
+_MAY_BE_THERE = frozenset((Status.UNKNOWN, Status.PLACED, Status.REMOVING))
+
 
 class Following:
     """Keeps fleet and book in step with what another writes."""
@@ -25,12 +27,16 @@ class Following:
         poller: Poller,
         settler: Settler,
         urls: Collection[str],
+        *,
+        shared: bool,
     ) -> None:
         self._fleet = fleet
         self._book = book
         self._poller = poller
         self._settler = settler
         self._urls = urls
+        self._shared = shared
+        """Whether others write, so that no record may be left out: it could come to matter."""
 
     def begin(self, records: Sequence[HostRecord]) -> list[str]:
         """Expect the hosts of the list, and those of the store; returns the names of those that
@@ -40,13 +46,17 @@ class Following:
             known = at.get(url)
             self._fleet.expect(url, self._fleet.add(known) if known is not None else None)
         for record in records:
-            if self._fleet.find(record.name) is None:
-                self._introduce(record)
+            if self._fleet.find(record.name) is None and (self._shared or self._matters(record)):
+                self._settle_in(self._fleet.add(record))
         return [record.name for record in records if self._fleet.find(record.name) is None]
 
     def learn(self, news: News) -> None:
         """Take over what changed in the store."""
         self._book.learn(news)
+        for promise in news.promises:
+            host = self._fleet.find(promise.host)
+            if host is not None and promise.status is not Status.UNKNOWN:
+                self._fleet.release(host, promise.attempt)
         if news.hosts is None:
             return
         there = {record.name for record in news.hosts}
@@ -55,23 +65,32 @@ class Following:
             self._book.see(host.name, frozenset())
         for record in news.hosts:
             known = self._fleet.find(record.name)
-            if known is None:
-                self._introduce(record)
-            elif known.record != record:
+            if known is not None and known.record != record:
                 self._renew(known, record)
+        # all have left where they were
+        for record in news.hosts:
+            host = self._fleet.find(record.name)
+            if host is None:
+                host = self._introduce(record)
+            if self._fleet.address_of(host) is None:
+                self._settle_in(host)
+                self._poller.soon(host)
 
     def take_over(self) -> None:
         """Lead from now on, all having been learnt."""
         self._book.take_over()
+        for host in self._fleet:
+            self._fleet.release_all(host)
         for promise in self._book:
-            host = self._fleet.find(promise.host)
-            if host is None or host.report is None or promise.name in self._book.seen(host.name):
+            there = self._fleet.find(promise.host)
+            if there is None or there.report is None:
                 continue
-            if promise.status in (Status.UNKNOWN, Status.PLACED, Status.REMOVING):
-                # until a look shows whether it is there
-                self._fleet.reserve(host, promise.attempt, promise.name, shape_of(promise.spec))
+            seen = promise.name in self._book.seen(there.name)
+            if promise.status in _MAY_BE_THERE and not seen:
+                # until a look shows whether it is
+                self._fleet.reserve(there, promise.attempt, promise.name, shape_of(promise.spec))
                 if promise.status is not Status.UNKNOWN:
-                    self._fleet.hold(host, promise.attempt)
+                    self._fleet.hold(there, promise.attempt)
         self._poller.strangers_soon()
         for host in self._fleet:
             if host.answers:
@@ -84,29 +103,34 @@ class Following:
         for host in self._fleet:
             self._fleet.release_all(host)
 
-    def _introduce(self, record: HostRecord) -> None:
+    def _introduce(self, record: HostRecord) -> Host:
         """A host the store knows and we do not."""
         address = self._fleet.addresses.get(record.url)
-        if address is not None and address.host is None:
-            address.host = self._fleet.add(record, address)
-            address.problem = ""
-        elif address is None and record.added:
-            self._poller.expect(self._fleet.expect(record.url, self._fleet.add(record), added=True))
-        elif self._matters(record):
-            self._fleet.away(self._fleet.add(record), "it is on the list of hosts no longer")
+        free = address is not None and address.host is None
+        return self._fleet.add(record, address if free else None)
 
     def _renew(self, host: Host, record: HostRecord) -> None:
         """A host that is labelled otherwise, drained, found elsewhere …"""
-        before = self._fleet.address_of(host)
+        address = self._fleet.address_of(host)
         self._fleet.set_record(host, record)
-        if before is not None and before.url == record.url:
-            return
-        if before is not None:
-            before.host = None
+        if address is not None and address.url != record.url:
+            address.host = None
+            if address.added:
+                self._fleet.forget(address)
+
+    def _settle_in(self, host: Host) -> None:
+        """Look for *host* where it was found, unless somebody else is there."""
+        record = host.record
         address = self._fleet.addresses.get(record.url)
-        if address is not None and address.host is None:
+        if address is None and record.added:
+            self._poller.expect(self._fleet.expect(record.url, host, added=True))
+        elif address is not None and address.host is None:
             address.host = host
             address.problem = ""
+        elif address is not None and address.host is not None:
+            self._fleet.away(host, f"its address {record.url} is answered by {address.host.name}")
+        else:
+            self._fleet.away(host, "it is on the list of hosts no longer")
 
     def _matters(self, record: HostRecord) -> bool:
         """Whether anything would be lost with *record*: its host may turn up elsewhere."""

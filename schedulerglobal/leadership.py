@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 from schedulercommon.errors import InputError, StoreUnavailable
@@ -17,6 +18,7 @@ from schedulerglobal.ports import News, SharedStore
 from schedulerprocess.events import EventLog
 
 TRIES_A_LEASE = 6
+CATCH_UP_S = 1.0
 ANEW_S = 600.0
 """Who did not hear from the store for so long reads it anew: what was gone may be forgotten."""
 
@@ -61,6 +63,12 @@ class Leadership:
         self._since: int | None = None
         """What of the store is known; None: nothing that can be built on."""
         self._heard_s = float("-inf")
+        self._over = 0
+        """The epoch of our last term that is over: another begins under another."""
+        self._changing = asyncio.Lock()
+        """Held by who begins a term, or ends one, and by who follows."""
+        self._asked = self._answered = 0
+        """How many wanted to know what was written until then, and how many of them do."""
 
     async def run(self) -> None:
         every_s = self._lease_s / TRIES_A_LEASE
@@ -75,27 +83,43 @@ class Leadership:
                     self._note(str(problem))
                 await self._end_if_over()
                 wait_s = every_s - (self._monotonic_s() - begun_s)
-                await self._pause(max(wait_s, every_s / 4))
+                await self._store.leaderless(max(wait_s, every_s / 4))
         finally:
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
 
+    async def caught_up(self) -> None:
+        """Know what was written until now, if the store says it within a moment."""
+        self._asked += 1
+        asked = self._asked
+        with suppress(StoreUnavailable, InputError, TimeoutError):
+            async with asyncio.timeout(CATCH_UP_S), self._changing:
+                if self._answered < asked and not self._office.began and self._since is not None:
+                    answering = self._asked
+                    await self._follow()
+                    self._answered = answering
+
     async def _try(self, begun_s: float) -> None:
-        standing = await self._store.campaign(self._url, self._lease_s)
+        anew = self._over == self._office.leader.epoch
+        standing = await self._store.campaign(self._url, self._lease_s, anew=anew)
         leader = Leader(standing.epoch, standing.url)
-        if standing.mine and self._office.held and leader == self._office.leader:
-            self._office.extend(begun_s + self._lease_s)
-            return
-        if self._office.began:
-            await self._lost(f"{standing.url} leads" if standing.url else "nobody leads")
-        if leader != self._office.leader:
-            self._office.leader = leader
-            self._events.record("leader", url=leader.url, epoch=leader.epoch)
-        await self._follow()
-        if standing.mine:
-            self._office.begin(begun_s + self._lease_s)
-            self._follower.take_over()
-            _log.info("leading the cluster; epoch %d", leader.epoch)
+        async with self._changing:
+            if standing.mine and self._office.held and leader == self._office.leader:
+                self._office.extend(begun_s + self._lease_s)
+                return
+            if self._office.began:
+                why = "whether it wrote is not known" if standing.mine else f"{leader.url} leads"
+                await self._lost(why)
+            if standing.mine and standing.epoch == self._over:
+                return  # it ended while the lease was renewed
+            if leader != self._office.leader:
+                self._office.follow(leader)
+                self._events.record("leader", url=leader.url, epoch=leader.epoch)
+            await self._follow()
+            if standing.mine and self._monotonic_s() < begun_s + self._lease_s:
+                self._office.begin(begun_s + self._lease_s)
+                self._follower.take_over()
+                _log.info("leading the cluster; epoch %d", leader.epoch)
 
     async def _follow(self) -> None:
         now_s = self._monotonic_s()
@@ -112,20 +136,20 @@ class Leadership:
             await self._end_if_over()
 
     async def _end_if_over(self) -> None:
-        if self._office.began and not self._office.held:
+        if self._office.outlived:
+            async with self._changing:
+                await self._end_outlived()
+
+    async def _end_outlived(self) -> None:
+        if self._office.outlived:
             await self._lost("its lease ran out")
 
     async def _lost(self, why: str) -> None:
         self._since = None
-        self._events.record("leader-lost", epoch=self._office.leader.epoch, reason=why)
+        self._over = self._office.leader.epoch
+        self._events.record("leader-lost", epoch=self._over, reason=why)
         await self._office.end()
         await self._follower.step_down()
-
-    async def _pause(self, wait_s: float) -> None:
-        if self._office.held:
-            await asyncio.sleep(wait_s)
-        else:
-            await self._store.leaderless(wait_s)
 
     def _note(self, problem: str) -> None:
         if problem and problem != self._office.problem:

@@ -17,6 +17,8 @@ from schedulercommon.errors import HostUnreachable, NotLeader, RefusedError, Sto
 
 T = TypeVar("T")
 
+UNKNOWN = {"outcome": "unknown"}
+"""What a refusal tells programs beside, if what was asked may be done all the same."""
 _FOREVER = float("inf")
 
 
@@ -29,6 +31,15 @@ class Leader:
     """Empty where nobody ever did."""
 
 
+def lead_lost() -> HostUnreachable:
+    """The answer to who asked for what was cut off in the middle."""
+    problem = HostUnreachable(
+        "outcome unknown, repeat the same request: this global scheduler lost the lead meanwhile"
+    )
+    problem.details = UNKNOWN
+    return problem
+
+
 class Office:
     """Whether we lead, and under which epoch. Not safe for threads."""
 
@@ -36,8 +47,8 @@ class Office:
         self._now_s = now_s
         """Monotonic."""
         self.shared = shared
-        self.leader = Leader(0, "")
-        """Who leads as far as we know."""
+        self._leader = Leader(0, "")
+        self._succeeded = asyncio.Event()
         self.problem = ""
         """Why the store does not say who leads; empty if it does."""
         self._until_s = 0.0 if shared else _FOREVER
@@ -51,9 +62,29 @@ class Office:
         return self._ready and self._now_s() < self._until_s
 
     @property
+    def leader(self) -> Leader:
+        """Who leads as far as we know."""
+        return self._leader
+
+    def follow(self, leader: Leader) -> None:
+        """This one leads."""
+        self._leader = leader
+        self._succeeded.set()
+        self._succeeded = asyncio.Event()
+
+    async def succeeded(self) -> None:
+        """Return when another leads than does now, as far as we know."""
+        await self._succeeded.wait()
+
+    @property
     def knows_leader(self) -> bool:
         """Whether there is somebody to pass changes on to."""
         return bool(self.leader.url) and not self.problem
+
+    @property
+    def outlived(self) -> bool:
+        """Whether a term of ours is over that was not ended yet."""
+        return self._ready and not self.held
 
     @property
     def began(self) -> bool:
@@ -108,12 +139,7 @@ class Office:
             if task not in self._cut_off:
                 task.cancel()
                 raise
-            problem = HostUnreachable(
-                "outcome unknown, repeat the same request: this global scheduler lost the lead"
-                " meanwhile"
-            )
-            problem.details = {"outcome": "unknown"}
-            raise problem from None
+            raise lead_lost() from None
         finally:
             self._tasks.discard(task)
             self._cut_off.discard(task)

@@ -18,6 +18,7 @@ from schedulercommon.errors import (
     HostUnreachable,
     NameTaken,
     NoCapacity,
+    NotLeader,
     RefusedError,
     StoreUnavailable,
     WrongState,
@@ -31,13 +32,12 @@ from schedulerglobal.core.promises import Promise, Status
 from schedulerglobal.core.ranking import Ranker, Verdict
 from schedulerglobal.core.view import Shape, shape_of
 from schedulerglobal.fleet import Fleet, Host
+from schedulerglobal.office import UNKNOWN, lead_lost
 from schedulerglobal.orders import Order, resolved
 from schedulerglobal.settling import Settler
 from schedulerprocess.events import EventLog
 
 MOST_HOSTS = 3
-UNKNOWN = {"outcome": "unknown"}
-"""What a refusal tells programs beside, if what was asked may be done all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,12 +253,16 @@ class Placer:
         self._fleet.hold(host, promise.attempt)
         try:
             placed = await self._book.put(promise, status=Status.PLACED, settled=True)
+        except NotLeader as problem:
+            raise lead_lost() from problem
         except StoreUnavailable as problem:
             self._leave_unknown(promise, str(problem))
-            raise StoreUnavailable(
+            fault = StoreUnavailable(
                 f"host {host.name} has it, but that could not be written down ({problem});"
                 " repeat the same request"
-            ) from problem
+            )
+            fault.details = UNKNOWN
+            raise fault from problem
         self._events.record("deployed", vm=placed.name, host=host.name, id=placed.attempt)
         return Placement(placed, created=True, said=outcome.document)
 
@@ -272,7 +276,7 @@ class Placer:
             return Outcome(Meaning.ELSEWHERE, "host-unreachable", outcome.reason)
         promise = self._leave_unknown(promise, outcome.reason)
         # failing that it is written down as pending, which the next start takes for unknown
-        with suppress(StoreUnavailable):
+        with suppress(StoreUnavailable, NotLeader):
             promise = await self._book.put(promise)
         self._events.record(
             "unknown", vm=promise.name, host=host.name, reason=outcome.reason, id=promise.attempt
@@ -285,6 +289,8 @@ class Placer:
             return
         try:
             await self._book.put(promise, status=Status.GONE, settled=True)
+        except NotLeader:
+            pass  # whoever leads asks its host, and frees the name
         except StoreUnavailable as problem:
             self._leave_unknown(promise, str(problem), settled=True)
 

@@ -8,6 +8,7 @@ from schedulercommon.errors import (
     HostRefused,
     HostUnreachable,
     NameTaken,
+    NotLeader,
     StoreUnavailable,
     UnknownVm,
     WrongState,
@@ -17,6 +18,7 @@ from schedulerglobal.calls import HostCalls
 from schedulerglobal.core.outcomes import Meaning, Outcome
 from schedulerglobal.core.promises import Promise, Status
 from schedulerglobal.fleet import Fleet
+from schedulerglobal.office import UNKNOWN
 from schedulerglobal.settling import Settler
 from schedulerprocess.events import EventLog
 
@@ -64,7 +66,15 @@ class Remover:
             if promise.status is not Status.REMOVING:
                 promise = await self._book.put(promise, status=Status.REMOVING, reason="")
                 self._events.record("removing", vm=name, host=promise.host)
-            promise, outcome = await self._settler.remove(promise)
+            try:
+                promise, outcome = await self._settler.remove(promise)
+            except NotLeader:
+                # it is written down that it was accepted
+                return Removal(done=False, reason="whoever leads now goes on with it")
+            except StoreUnavailable as problem:
+                self._settler.pursue(name)
+                problem.details = UNKNOWN
+                raise
             if promise.status is Status.GONE:
                 return Removal(done=True)
             if outcome.meaning is Meaning.REFUSED or _final(outcome):
@@ -79,7 +89,7 @@ class Remover:
         """Take the removal of *promise* back, which its host refused; whether that is written."""
         try:
             await self._book.put(promise, status=Status.PLACED)
-        except StoreUnavailable:
+        except (StoreUnavailable, NotLeader):
             return False  # so it is still to be removed, and is tried again
         return True
 

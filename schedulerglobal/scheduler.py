@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from random import Random
@@ -38,9 +39,9 @@ from schedulerglobal.fleet import Fleet, Host
 from schedulerglobal.following import Following
 from schedulerglobal.hostadmin import HostAdmin
 from schedulerglobal.leadership import Leadership
-from schedulerglobal.office import Office
+from schedulerglobal.office import UNKNOWN, Office, lead_lost
 from schedulerglobal.orders import Order
-from schedulerglobal.placement import UNKNOWN, Placement, Placer
+from schedulerglobal.placement import Placement, Placer
 from schedulerglobal.polling import Poller
 from schedulerglobal.ports import DropHost, ForgetGone, HostClient, SharedStore, Store
 from schedulerglobal.removal import Removal, Remover, placed
@@ -143,7 +144,9 @@ class ClusterScheduler:
             monotonic_s=around.monotonic_s,
         )
         self._remover = Remover(self.fleet, self.book, self._calls, self.settler, self.events)
-        self._following = Following(self.fleet, self.book, self.poller, self.settler, urls)
+        self._following = Following(
+            self.fleet, self.book, self.poller, self.settler, urls, shared=self.office.shared
+        )
         self._leadership = sharing is not None and Leadership(
             sharing.store,
             self.office,
@@ -196,8 +199,15 @@ class ClusterScheduler:
     async def close(self) -> None:
         """Take nothing new, and leave the rest to the next start, or to whoever leads next."""
         self._closing = True
+        if self.office.shared:
+            await self.office.end()
         await self.settler.leave_off()
         await self.book.close()
+
+    async def caught_up(self) -> None:
+        """Know what whoever leads wrote until now, if the store says it within a moment."""
+        if self._leadership:
+            await self._leadership.caught_up()
 
     def check_ready(self) -> None:
         """Raise NotReady before the hosts are known, and once the end has begun."""
@@ -248,7 +258,10 @@ class ClusterScheduler:
         self.events.record(rest.strip("/"), vm=name, host=host.name)
         self.poller.soon(host)
         if promise is not None:
-            promise = await self._resized(promise, answer)
+            try:
+                promise = await self._resized(promise, answer)
+            except NotLeader as problem:
+                raise lead_lost() from problem
         return promise, host, answer
 
     async def _resized(self, promise: Promise, answer: Mapping[str, Any]) -> Promise:
@@ -285,7 +298,8 @@ class ClusterScheduler:
         if not isinstance(document, dict):
             return None
         if promise is not None and promise.status is Status.PLACED and self.office.held:
-            await self._resized(promise, document)  # the host is right about its VMs
+            with suppress(StoreUnavailable, NotLeader):  # then the next who asks
+                await self._resized(promise, document)  # the host is right about its VMs
         return document
 
     def capacity(self, shape: Shape) -> list[tuple[str, int]]:

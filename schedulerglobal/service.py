@@ -14,7 +14,7 @@ import time
 from contextlib import AsyncExitStack
 from random import Random
 
-from schedulerglobal.adapters.api import create_app, serve
+from schedulerglobal.adapters.api import SHUTDOWN_S, create_app, serve
 from schedulerglobal.adapters.forwarding import Forwarder
 from schedulerglobal.adapters.hostclient import HttpHosts
 from schedulerglobal.adapters.stores import shared_store_for, store_for
@@ -45,7 +45,7 @@ async def _serve(settings: GlobalSettings) -> None:
     tokens = read_tokens(settings.local_token_file)
     async with AsyncExitStack() as stack:
         shared = shared_store_for(settings.store, settings.cluster)
-        office = Office(time.monotonic, shared=shared is not None)
+        office = Office(_awake_or_not_s, shared=shared is not None)
         client = HttpHosts(
             token=tokens[0].decode() if tokens else "",
             poll_timeout_s=poll_timeout_s(settings.delay_s),
@@ -56,19 +56,26 @@ async def _serve(settings: GlobalSettings) -> None:
         scheduler = ClusterScheduler(
             shared or store_for(settings.store),
             client,
-            Surroundings(time.time, time.monotonic, asyncio.sleep, Random(settings.seed)),
+            Surroundings(time.time, _awake_or_not_s, asyncio.sleep, Random(settings.seed)),
             urls=settings.urls,
             policy=settings.policy,
             delay_s=settings.delay_s,
             office=office,
             sharing=Sharing(shared, settings.own_url, settings.lease_s) if shared else None,
         )
-        forwarder = Forwarder(office, own_url=settings.own_url, timeout_s=settings.call_timeout_s)
+        forwarder = Forwarder(
+            office,
+            own_url=settings.own_url,
+            timeout_s=settings.call_timeout_s,
+            caught_up=scheduler.caught_up,
+        )
         stack.push_async_callback(forwarder.close)
-        app = create_app(scheduler, settings, time.monotonic, forwarder)
+        app = create_app(scheduler, settings, _awake_or_not_s, forwarder)
         stack.push_async_callback(scheduler.close)
         await scheduler.open()
-        runner = await serve(app, settings.address, settings.port)
+        # where others wait to take over, they are not kept waiting for long
+        within_s = min(SHUTDOWN_S, settings.lease_s) if shared else SHUTDOWN_S
+        runner = await serve(app, settings.address, settings.port, within_s)
         for url in urls(runner):
             _log.info("listening on %s", url)
         polling = asyncio.create_task(scheduler.run(), name="polling")
@@ -91,6 +98,11 @@ async def _serve(settings: GlobalSettings) -> None:
         if not await stopped_before(stop, polling):
             raise RuntimeError("polling ended by itself")
         _log.info("stopping: what is under way is finished first")
+
+
+def _awake_or_not_s() -> float:
+    """A monotonic clock that goes on while the machine sleeps: a lease does, too."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def poll_timeout_s(delay_s: float) -> float:

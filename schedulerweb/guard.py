@@ -74,10 +74,11 @@ class Guard:
                 if self.tokens and handler not in self._open_to_all:
                     self._check_token(request)
                 self._check_host(request)
+                epoch = self._told_epoch(request)
                 if request.method in _READING and handler not in self._changing:
                     return await handler(request)
                 self._check_site(request)
-                self._check_epoch(request)
+                self._check_epoch(epoch)
                 return await self._counted(request, handler)
             except RefusedError as refusal:
                 return refused(refusal)
@@ -115,18 +116,22 @@ class Guard:
                 " look at the list of hosts again"
             )
 
-    def _check_epoch(self, request: web.Request) -> None:
-        """Refuse what a global scheduler asks for that leads no longer, as one that slept may."""
+    def _told_epoch(self, request: web.Request) -> int | None:
+        """Of the global scheduler that asks, if it says; the newest is remembered."""
         text = request.headers.get(EPOCH, "")
         if not (text.isascii() and text.isdigit() and len(text) <= _LONGEST_EPOCH):
-            return
+            return None
         epoch = int(text)
-        if epoch < self._epoch:
+        self._epoch = max(epoch, self._epoch)
+        return epoch
+
+    def _check_epoch(self, epoch: int | None) -> None:
+        """Refuse what a global scheduler asks for that leads no longer, as one that slept may."""
+        if epoch is not None and epoch < self._epoch:
             raise NotLeader(
                 f"a newer global scheduler leads (epoch {self._epoch}, this request is of"
                 f" {epoch}); ask that one"
             )
-        self._epoch = epoch
 
     def _check_site(self, request: web.Request) -> None:
         """Refuse what a page of another site made a browser send."""

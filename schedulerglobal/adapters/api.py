@@ -21,7 +21,8 @@ from schedulerweb.stream import Streams
 SCHEDULER = web.AppKey("scheduler", ClusterScheduler)
 
 SHUTDOWN_S = 10.0
-"""What is under way at the end may take so long; the rest is settled by the next start."""
+"""What is under way at the end may take so long; the rest is settled by the next start, or by
+whoever leads next."""
 
 _SETTINGS = ("SCG_URL", "SCG_PORT", "SCG_TOKEN_FILE")
 
@@ -63,6 +64,10 @@ def create_app(
     return app
 
 
-async def serve(app: web.Application, address: str, port: int) -> Runner:
+async def serve(
+    app: web.Application, address: str, port: int, shutdown_timeout_s: float = SHUTDOWN_S
+) -> Runner:
     """Listen; raises ConfigError or OutputError, see :func:`schedulerweb.server.serve`."""
-    return await server.serve(app, address, port, settings=_SETTINGS, shutdown_timeout_s=SHUTDOWN_S)
+    return await server.serve(
+        app, address, port, settings=_SETTINGS, shutdown_timeout_s=shutdown_timeout_s
+    )

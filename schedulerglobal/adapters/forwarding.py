@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
+
 import aiohttp
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 from yarl import URL
 
 from schedulercommon.errors import HostUnreachable, NotLeader
-from schedulerglobal.office import Office
+from schedulerglobal.adapters.hostclient import once
+from schedulerglobal.office import UNKNOWN, Office
+from schedulerglobal.ports import NoAnswer
 from schedulerweb.guard import Handler
 
 FORWARDED = "VMStack-Forwarded"
@@ -25,13 +30,24 @@ _BROUGHT_BACK = ("Content-Type", "Cache-Control")
 class Forwarder:
     """Passes on what changes something while another leads. To be closed."""
 
-    def __init__(self, office: Office, *, own_url: str, timeout_s: float) -> None:
+    def __init__(
+        self,
+        office: Office,
+        *,
+        own_url: str,
+        timeout_s: float,
+        caught_up: Callable[[], Awaitable[None]],
+    ) -> None:
+        """*caught_up* returns when we know what the leader wrote until now: who changes something
+        through us then finds it changed here."""
         self._office = office
+        self._caught_up = caught_up
         self._own_url = own_url
         timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_S)
         self._session = aiohttp.ClientSession(
             timeout=timeout,
             connector=aiohttp.TCPConnector(limit=0),
+            middlewares=(once,),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
             auto_decompress=False,
@@ -52,18 +68,34 @@ class Forwarder:
                 self._office.check()
                 return await handler(request)  # the lead came meanwhile
             if request.headers.get(REDIRECT, "") not in ("", "0"):
-                return web.Response(status=307, headers={"Location": leader + request.path_qs})
+                return web.Response(
+                    status=307, headers={"Location": leader + request.rel_url.raw_path_qs}
+                )
             return await self._passed_on(request, leader)
 
         return forwarding
 
     async def _passed_on(self, request: web.Request, leader: str) -> web.Response:
-        headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
         body = await request.read()
+        asking = asyncio.create_task(self._asked(request, leader, body))
+        succeeded = asyncio.create_task(self._office.succeeded())
+        try:
+            await asyncio.wait((asking, succeeded), return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done():
+                raise _unknown(f"leads no longer, {leader}, did not answer")
+            response = asking.result()
+        finally:
+            asking.cancel()
+            succeeded.cancel()
+        await self._caught_up()
+        return response
+
+    async def _asked(self, request: web.Request, leader: str, body: bytes) -> web.Response:
+        headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
         try:
             async with self._session.request(
                 request.method,
-                URL(leader + request.raw_path, encoded=True),
+                URL(leader + request.rel_url.raw_path_qs, encoded=True),
                 data=body or None,
                 headers={**headers, FORWARDED: "1"},
                 allow_redirects=False,
@@ -76,13 +108,16 @@ class Forwarder:
                 f"the global scheduler that leads, {leader}, cannot be reached; repeat the request"
                 " in a moment, when another leads"
             ) from problem
-        except (aiohttp.ClientError, TimeoutError) as problem:
-            fault = HostUnreachable(
-                "outcome unknown, repeat the same request: the global scheduler that leads,"
-                f" {leader}, did not answer"
-            )
-            fault.details = {"outcome": "unknown"}
-            raise fault from problem
+        except (aiohttp.ClientError, NoAnswer, TimeoutError, ValueError) as problem:
+            raise _unknown(f"leads, {leader}, did not answer") from problem
+
+
+def _unknown(who: str) -> HostUnreachable:
+    fault = HostUnreachable(
+        f"outcome unknown, repeat the same request: the global scheduler that {who}"
+    )
+    fault.details = UNKNOWN
+    return fault
 
 
 def _changes(request: web.Request, handler: Handler, changing: frozenset[Handler]) -> bool:

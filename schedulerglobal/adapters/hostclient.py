@@ -23,7 +23,7 @@ from schedulercommon.model import VmSpec
 from schedulerglobal.adapters.statusreading import read_host, read_names, read_status
 from schedulerglobal.core.outcomes import Reply, one_line
 from schedulerglobal.office import Office
-from schedulerglobal.ports import NoAnswer, NotSent, Report, Site
+from schedulerglobal.ports import NoAnswer, NotAllowed, NotSent, Report, Site
 from schedulerweb.guard import EPOCH, EXPECTED_HOST
 
 T = TypeVar("T")
@@ -61,7 +61,7 @@ class HttpHosts:
             total=call_timeout_s, sock_connect=min(CONNECT_S, call_timeout_s)
         )
         self._kept = _session(headers, aiohttp.TCPConnector(limit=0, keepalive_timeout=60.0))
-        self._fresh = _session(headers, aiohttp.TCPConnector(limit=0, force_close=True), _once)
+        self._fresh = _session(headers, aiohttp.TCPConnector(limit=0, force_close=True), once)
 
     async def close(self) -> None:
         await self._kept.close()
@@ -70,7 +70,9 @@ class HttpHosts:
     async def look(self, url: str, before: Report | None) -> Report | None:
         if before is None or before.typed:
             known = {"If-None-Match": before.etag} if before is not None and before.etag else {}
-            status, headers, document = await self._get(url, "/v1/host", known)
+            # who looks at a host tells it that another led before
+            asked = {**known, **self._epoch()}
+            status, headers, document = await self._get(url, "/v1/host", asked)
             if status == 304 and known:
                 return None
             if status == 200:
@@ -150,14 +152,18 @@ class HttpHosts:
         return Reply(status, answer)
 
     def _in_office(self) -> dict[str, str]:
-        """What tells a host that we lead; raises NotSent if we do not."""
+        """What tells a host that we lead; raises NotAllowed if we do not."""
         if self._office is None:
             return {}
         try:
             self._office.check()
         except RefusedError as problem:
-            raise NotSent(str(problem)) from problem
-        return {} if self._office.epoch is None else {EPOCH: str(self._office.epoch)}
+            raise NotAllowed(str(problem)) from problem
+        return self._epoch()
+
+    def _epoch(self) -> dict[str, str]:
+        epoch = self._office.epoch if self._office is not None else None
+        return {} if epoch is None else {EPOCH: str(epoch)}
 
     async def _get(
         self, url: str, path: str, headers: Mapping[str, str]
@@ -179,7 +185,7 @@ class HttpHosts:
             raise NoAnswer(_why(problem)) from problem
 
 
-async def _once(
+async def once(
     request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
 ) -> aiohttp.ClientResponse:
     """Keeps aiohttp from sending a GET again whose connection broke, old or new: it may be done,
