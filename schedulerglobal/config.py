@@ -68,12 +68,16 @@ class GlobalSettings:
                 "SCG_CLUSTER: is not set, and another cluster could be pointed at the same"
                 " database; give this one a name of its own, the same for its global schedulers"
             )
-        own_url = read_setting(env, "SCG_OWN_URL", parse_url, "")
+        own_url = read_setting(env, "SCG_OWN_URL", parse_own_url, "")
+        if own_url in urls:
+            raise ConfigError(
+                f"{named}: {own_url} is this global scheduler itself; name local schedulers only"
+            )
         if is_shared(store) and not own_url:
-            if address in _ANY_ADDRESS:
+            if address in _ANY_ADDRESS or not port:
                 raise ConfigError(
-                    f"SCG_OWN_URL: is not set, and the others cannot find this one at {address};"
-                    " write the http://HOST:PORT under which they reach it"
+                    "SCG_OWN_URL: is not set, and the others cannot find this one at"
+                    f" {address}:{port}; write the http://HOST:PORT under which they reach it"
                 )
             own_url = f"http://{f'[{address}]' if ':' in address else address}:{port}"
         return cls(
@@ -114,6 +118,14 @@ def parse_urls(text: str) -> tuple[str, ...]:
         if url in urls[:number]:
             raise ValueError(f"{url} is given twice; give it once")
     return tuple(urls)
+
+
+def parse_own_url(text: str) -> str:
+    """As :func:`parse_url`."""
+    try:
+        return parse_url(text)
+    except ValueError as problem:
+        raise ValueError(str(problem).replace("a local scheduler", "a global scheduler")) from None
 
 
 def parse_url(text: str) -> str:

@@ -27,8 +27,27 @@ _ABOUT = (
     "Places VMs on the hosts of a cluster, and remembers through crashes what it promised. Changes"
     " go by POST, PATCH and DELETE under /v1/; /deploy and /remove are the published way. Every"
     " refusal is the same JSON: success false, a sentence in reason, a stable code. One with the"
-    " code host-unreachable and outcome unknown may have been done: repeat the same request."
+    " code host-unreachable and outcome unknown may have been done: repeat the same request. One of"
+    " several global schedulers passes changes on to the one that leads, or answers 307 with its"
+    " address to a request with the header VMStack-Redirect: 1."
 )
+_SELF = Parameter(
+    name="self",
+    place="query",
+    schema={"type": "string", "enum": ["0", "1"]},
+    description="1: refuse unless it is this one, for load balancers",
+    required=False,
+)
+_LEADER = {
+    "type": "object",
+    "required": ["leading", "shared", "url", "epoch"],
+    "properties": {
+        "leading": {"type": "boolean", "description": "whether it is this one"},
+        "shared": {"type": "boolean", "description": "whether it could be another"},
+        "url": {"type": "string", "description": "of who leads or led last, if it is shared"},
+        "epoch": {"type": "integer", "description": "rises with every change of the leader"},
+    },
+}
 _HOST = Parameter(
     name="name",
     place="path",
@@ -43,7 +62,7 @@ _DRY_RUN = Parameter(
     required=False,
 )
 
-_CHANGE = ("forbidden", "not-ready", "store-unavailable", "host-unreachable")
+_CHANGE = ("forbidden", "not-ready", "not-leader", "store-unavailable", "host-unreachable")
 _PLACING = (*_CHANGE, "name-taken", "no-capacity", "wrong-state", "hypervisor-failed")
 _OF_A_VM = (*_CHANGE, "unknown-vm", "wrong-state", "hypervisor-failed", "too-large")
 _OF_A_HOST = (*_CHANGE, "unknown-host", "wrong-state", "too-large")
@@ -113,6 +132,16 @@ def _published() -> list[Operation]:
             codes=_OF_A_VM,
         ),
         *PROBES,
+        Operation(
+            method="get",
+            path="/v1/leader",
+            name="leader",
+            summary="Which global scheduler leads the cluster",
+            answer=_LEADER,
+            parameters=(_SELF,),
+            codes=("not-leader", "store-unavailable"),
+            public=True,
+        ),
         Operation(
             method="get",
             path="/metrics",
