@@ -45,13 +45,12 @@ class Postgres:
         self.port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
         # the server refuses to run as root
-        self._as = {"user": UNPRIVILEGED, "group": UNPRIVILEGED, "extra_groups": []}
-        if os.geteuid():
-            self._as = {}
+        self._user = None if os.geteuid() else UNPRIVILEGED
+        self._groups: list[str | int] | None = [] if self._user else None
 
     def create(self) -> None:
-        if self._as:
-            about = pwd.getpwnam(UNPRIVILEGED)
+        if self._user:
+            about = pwd.getpwnam(self._user)
             os.chown(self._folder, about.pw_uid, about.pw_gid)
         self._folder.chmod(0o700)
         options = ("-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8", "--locale=C")
@@ -74,7 +73,9 @@ class Postgres:
                 stderr=log,
                 cwd=self._folder,
                 start_new_session=True,
-                **self._as,  # type: ignore[arg-type]
+                user=self._user,
+                group=self._user,
+                extra_groups=self._groups,
             )
         deadline_s = time.monotonic() + WITHIN_S
         while not self._answers():
@@ -137,7 +138,9 @@ class Postgres:
             check=False,
             cwd=self._folder,
             timeout=WITHIN_S,
-            **self._as,  # type: ignore[call-overload]
+            user=self._user,
+            group=self._user,
+            extra_groups=self._groups,
         )
         if done.returncode:
             raise OSError(f"{program}: {done.stderr.decode(errors='replace')[-2000:]}")
