@@ -79,7 +79,7 @@ class Answer:
     @property
     def unknown(self) -> bool:
         """Whether nobody can tell what became of it yet."""
-        return self.code == "host-unreachable" and "unknown" in str(self.document.get("reason"))
+        return self.later and "unknown" in str(self.document.get("reason"))
 
     def __str__(self) -> str:
         shown = [self.document.get(field) for field in ("code", "status", "host", "reason")]
@@ -110,13 +110,13 @@ def look(name: str) -> Request:
     return Request("GET", f"/v1/vms/{name}")
 
 
-async def ask(port: int, request: Request) -> Answer:
+async def ask(port: int, request: Request, within_s: float = PATIENCE_S) -> Answer:
     """One request on a connection of its own.
 
     Raises ConnectionRefusedError if nothing was asked, CutOff if that is not known.
     """
     try:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(within_s):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             try:
                 writer.write(_bytes(port, request))
@@ -126,7 +126,7 @@ async def ask(port: int, request: Request) -> Answer:
     except ConnectionRefusedError:
         raise
     except TimeoutError:
-        raise CutOff(f"no answer within {PATIENCE_S:g} s") from None
+        raise CutOff(f"no answer within {within_s:g} s") from None
     except OSError as problem:
         raise CutOff(str(problem)) from problem
     head, _, body = received.partition(b"\r\n\r\n")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from random import Random
@@ -22,7 +22,6 @@ from benchmarks.crashclient import (
     CutOff,
     Request,
     Shape,
-    ask,
     deploys,
     look,
     removals,
@@ -89,20 +88,37 @@ class Tale:
 Trouble = Callable[[str, Tale], None]
 """Told what must not be, as a clause about the VM."""
 
+Ask = Callable[[Tale, Request], Awaitable[Answer]]
+"""Asks once, of whoever is to be asked; raises as :func:`benchmarks.crashclient.ask`."""
+
 
 class Load:
     """Clients at work from :meth:`begin` until :meth:`finish`."""
 
-    def __init__(self, port: int, seed: str, clients: int, *, older: bool, wrong: Trouble) -> None:
+    def __init__(
+        self,
+        ask: Ask,
+        seed: str,
+        clients: int,
+        *,
+        wrong: Trouble,
+        older: bool = False,
+        looks: bool = True,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
         self.tales: list[Tale] = []
         self.counts: Counter[str] = Counter()
         self.news = asyncio.Event()
         """Set whenever one of the counts rises."""
-        self._port = port
+        self._ask = ask
         self._seed = seed
         self._clients = clients
         self._older = older
         """Whether some hosts know the published routes only."""
+        self._looks = looks
+        """Whether what is shown between two changes is what was acknowledged last: who does not
+        lead may lag behind."""
+        self._patience_s = patience_s
         self._wrong = wrong
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -243,7 +259,7 @@ class Load:
 
     async def _look(self, tale: Tale) -> None:
         answer = await self._asked(tale, look(tale.name), False)
-        if answer is None:
+        if answer is None or not self._looks:
             return
         match tale.known:
             case Known.PLACED if answer.vm_status != "placed":
@@ -274,13 +290,13 @@ class Load:
     async def _asked(self, tale: Tale, request: Request, leave_off: bool) -> Answer | None:
         """What *request* is answered at last, repeated as users are told to; None if the client
         left off, because it was cut off or because nobody will ever know."""
-        deadline_s = time.monotonic() + PATIENCE_S
+        deadline_s = time.monotonic() + self._patience_s
         doubt, unknown = False, 0
         while time.monotonic() < deadline_s:
             self._count("sent")
             begun_s = time.monotonic()
             try:
-                answer = await ask(self._port, request)
+                answer = await self._ask(tale, request)
             except ConnectionRefusedError:
                 await asyncio.sleep(PAUSE_S)
                 continue
@@ -297,7 +313,7 @@ class Load:
             self._count("answered")
             if not answer.later:
                 return Answer(request, answer.status, answer.document, doubt)
-            doubt = doubt or answer.code == "host-unreachable"
+            doubt = doubt or answer.unknown or answer.code == "host-unreachable"
             if answer.unknown:
                 unknown += 1
                 self._count("unknown")
@@ -305,6 +321,7 @@ class Load:
                     tale.left = True
                     return None
             await asyncio.sleep(PAUSE_S)
-        self._wrong(f"was {tale.known}, and {request} got no answer to go by for 25 s", tale)
+        waited = f"got no answer to go by for {self._patience_s:g} s"
+        self._wrong(f"was {tale.known}, and {request} {waited}", tale)
         tale.left = True
         return None

@@ -72,7 +72,7 @@ class _Rounds:
         self._progress = progress
         self._rng = Random(f"{plan.seed} rounds")
         self._load = Load(
-            cluster.port,
+            lambda _, request: ask(cluster.port, request),
             str(plan.seed),
             CLIENTS,
             older=cluster.light is not None,
