@@ -67,6 +67,8 @@ class Leadership:
         """The epoch of our last term that is over: another begins under another."""
         self._changing = asyncio.Lock()
         """Held by who begins a term, or ends one, and by who follows."""
+        self.tried = asyncio.Event()
+        """Set once we tried to lead, and know who does if the store says it."""
         self._asked = self._answered = 0
         """How many wanted to know what was written until then, and how many of them do."""
 
@@ -82,6 +84,7 @@ class Leadership:
                 except (StoreUnavailable, InputError) as problem:
                     self._note(str(problem))
                 await self._end_if_over()
+                self.tried.set()
                 wait_s = every_s - (self._monotonic_s() - begun_s)
                 await self._store.leaderless(max(wait_s, every_s / 4))
         finally:

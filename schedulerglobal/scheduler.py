@@ -177,10 +177,12 @@ class ClusterScheduler:
     async def run(self) -> None:
         """Poll, and forget what is long gone, until cancelled; campaign, where others may lead."""
         async with asyncio.TaskGroup() as all_of_it:
-            all_of_it.create_task(self.poller.run(self.settler), name="poller")
-            all_of_it.create_task(self._forget(), name="forget")
             if self._leadership:
                 all_of_it.create_task(self._leadership.run(), name="leadership")
+                # who leads writes down the hosts it finds
+                await self._leadership.tried.wait()
+            all_of_it.create_task(self.poller.run(self.settler), name="poller")
+            all_of_it.create_task(self._forget(), name="forget")
 
     async def _forget(self) -> None:
         while True:

@@ -1,8 +1,10 @@
-"""A global scheduler in this process, on a real port, over whatever hosts a test gives it."""
+"""Global schedulers in this process, on real ports, over whatever hosts a test gives them: one on
+a store of its own, or several on one PostgreSQL."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,11 +14,14 @@ from random import Random
 from typing import Any, TypeVar
 
 from schedulerglobal.adapters.api import create_app, serve
+from schedulerglobal.adapters.forwarding import Forwarder
 from schedulerglobal.adapters.hostclient import HttpHosts
+from schedulerglobal.adapters.postgresstore import PostgresStore
 from schedulerglobal.adapters.sqlitestore import SqliteStore
 from schedulerglobal.config import GlobalSettings
-from schedulerglobal.ports import HostClient, Store
-from schedulerglobal.scheduler import ClusterScheduler, Surroundings
+from schedulerglobal.office import Office
+from schedulerglobal.ports import HostClient, SharedStore, Store
+from schedulerglobal.scheduler import ClusterScheduler, Sharing, Surroundings
 from schedulerglobal.service import poll_timeout_s
 from schedulerprocess.lifetime import ended
 from schedulerweb.guard import read_tokens
@@ -31,6 +36,11 @@ SETTINGS = replace(GlobalSettings.from_env({}), port=0, delay_s=POLL_S, call_tim
 SELDOM = replace(SETTINGS, delay_s=60.0)
 """Hosts are polled at the start, and then when something changed there."""
 IMPATIENT = replace(SETTINGS, call_timeout_s=0.3)
+SHARED = replace(SETTINGS, cluster="test", lease_s=20.0)
+"""The lead does not run out while a test lasts."""
+BRIEF = replace(SHARED, lease_s=1.0)
+PATIENCE_S = 1.0
+"""With a database that does not answer."""
 
 
 class Cluster(Client):
@@ -162,3 +172,106 @@ async def cluster(
         stack.push_async_callback(ended, polling)
         await scheduler.poller.first_round.wait()
         yield Cluster(scheduler, runner.addresses[0][1], path)
+
+
+class Member(Cluster):
+    """One of several global schedulers, which can be looked into and cut off."""
+
+    def __init__(self, scheduler: ClusterScheduler, port: int, running: asyncio.Task[None]) -> None:
+        super().__init__(scheduler, port, Path())
+        self._running = running
+
+    @property
+    def office(self) -> Office:
+        return self.scheduler.office
+
+    async def leads(self) -> bool:
+        return self.office.held
+
+    async def follows(self, leader: Member) -> None:
+        """Return once it knows that *leader* leads."""
+
+        async def known() -> bool:
+            return not self.office.held and self.office.leader == leader.office.leader
+
+        await until(known)
+
+    async def stop_campaigning(self) -> None:
+        """It does nothing of its own any more, as if it were dead, but still answers."""
+        await ended(self._running)
+
+
+@asynccontextmanager
+async def member(
+    database: str,
+    *urls: str,
+    settings: GlobalSettings = SHARED,
+    now_s: Callable[[], float] = time.time,
+    monotonic_s: Callable[[], float] = time.monotonic,
+    through: Callable[[HostClient], HostClient] = lambda client: client,
+    kept_by: Callable[[SharedStore], SharedStore] = lambda store: store,
+    port: int = 0,
+) -> AsyncIterator[Member]:
+    """One of the global schedulers that share *database*; every host was looked at."""
+    port = port or free_port()
+    own_url = f"http://127.0.0.1:{port}"
+    settings = replace(settings, urls=urls, port=port, own_url=own_url)
+    async with AsyncExitStack() as stack:
+        office = Office(monotonic_s, shared=True)
+        client = HttpHosts(
+            poll_timeout_s=poll_timeout_s(settings.delay_s),
+            call_timeout_s=settings.call_timeout_s,
+            office=office,
+        )
+        stack.push_async_callback(client.close)
+        store = kept_by(PostgresStore(database, settings.cluster, PATIENCE_S, now_s))
+        scheduler = ClusterScheduler(
+            store,
+            through(client),
+            Surroundings(now_s, monotonic_s, asyncio.sleep, Random(7)),
+            urls=settings.urls,
+            policy=settings.policy,
+            delay_s=settings.delay_s,
+            office=office,
+            sharing=Sharing(store, own_url, settings.lease_s),
+        )
+        forwarder = Forwarder(
+            office,
+            own_url=own_url,
+            timeout_s=settings.call_timeout_s,
+            caught_up=scheduler.caught_up,
+        )
+        stack.push_async_callback(forwarder.close)
+        app = create_app(scheduler, settings, time.monotonic, forwarder)
+        stack.push_async_callback(scheduler.close)
+        await scheduler.open()
+        runner = await serve(app, settings.address, settings.port, settings.lease_s)
+        running = asyncio.create_task(scheduler.run())
+        stack.push_async_callback(ended, running)
+        stack.push_async_callback(runner.cleanup)
+        await scheduler.poller.first_round.wait()
+        yield Member(scheduler, port, running)
+
+
+@asynccontextmanager
+async def members(
+    database: str, number: int, *urls: str, settings: GlobalSettings = SHARED
+) -> AsyncIterator[list[Member]]:
+    """So many of them; the first leads, and the others know."""
+    async with AsyncExitStack() as stack:
+        all_of_them: list[Member] = []
+        for _ in range(number):
+            one = await stack.enter_async_context(member(database, *urls, settings=settings))
+            if not all_of_them:
+                await until(one.leads)
+            else:
+                await one.follows(all_of_them[0])
+            all_of_them.append(one)
+        yield all_of_them
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
