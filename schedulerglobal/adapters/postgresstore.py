@@ -241,6 +241,11 @@ class PostgresStore:
                 await self._pool.release(connection, timeout=ENDING_S)
         except AWAY as problem:
             raise refusal(self._called, TimeoutError() if late else problem) from problem
+        except AttributeError as problem:
+            if not late:
+                raise
+            # the library stumbles over a connection that was dropped between two of its steps
+            raise refusal(self._called, TimeoutError()) from problem
 
     async def _connect(self) -> Connection:
         return await asyncpg.connect(self._url, **self._limits())
