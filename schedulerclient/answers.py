@@ -156,9 +156,25 @@ class Event:
     """One thing that happened."""
 
     sequence: int
-    """To go on listening after it."""
+    """To go on listening after it; each scheduler has its own."""
     kind: str
     data: Document
+    source: str = field(default="", compare=False)
+    """The address of the scheduler that told it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a global scheduler says of itself."""
+
+    leading: bool
+    shared: bool
+    """Whether there may be others; one with a store of its own always leads."""
+    leader: str
+    """Where the one that leads is found by the others; empty if not known."""
+    epoch: int
+    """Rises with each leader."""
+    document: Document = field(default_factory=dict, repr=False, compare=False)
 
 
 def read_vm(document: Any) -> Vm:
@@ -254,6 +270,17 @@ def read_room(document: Any) -> Room:
     return Room(
         _needed(told, "total", int),
         {_needed(each, "host", str): _needed(each, "fits", int) for each in fits},
+        told,
+    )
+
+
+def read_standing(document: Any) -> Standing:
+    told = _object(document)
+    return Standing(
+        _needed(told, "leading", bool),
+        _told(told, "shared", bool, False),
+        _told(told, "url", str, ""),
+        _told(told, "epoch", int, 0),
         told,
     )
 

@@ -124,7 +124,12 @@ def _add_common(options: CommandOptions, prefix: str = "") -> None:
             name, dest=dest, metavar=metavar, type=kind, help=argparse.SUPPRESS if prefix else text
         )
 
-    add("--url", "URL", "where the scheduler listens (VMSTACK_URL, else http://127.0.0.1:8100)")
+    add(
+        "--url",
+        "URL,…",
+        "where the scheduler listens; several of one cluster with commas between (VMSTACK_URL, else"
+        " http://127.0.0.1:8100)",
+    )
     add("--token-file", "FILE", "file with the token to send (VMSTACK_TOKEN_FILE, else none)")
     add("--timeout", "S", "how long an answer may take; s (120)", written.seconds)
     options.add_argument(
@@ -162,6 +167,7 @@ def _add_commands(options: CommandOptions) -> dict[str, CommandOptions]:
     add("hosts", "list the hosts")
     _add_size(add("capacity", "tell how many more such VMs fit"))
     _add_host_commands(add)
+    add("leader", "tell which of several global schedulers leads")
     events = add("events", "tell what happens, as it happens, until Ctrl-C")
     events.add_argument(
         "--after", metavar="ID", type=written.sequence, help="go on after this event"

@@ -40,10 +40,15 @@ def main(arguments: Sequence[str]) -> int:
     from schedulerprocess.settings import read_environment
 
     client = make_client(
-        read_environment(), url=asked.url, token_file=asked.token_file, timeout_s=asked.timeout
+        read_environment(),
+        url=asked.url,
+        token_file=asked.token_file,
+        timeout_s=asked.timeout,
+        tell=lambda line: _complain([line]),
     )
     try:
-        check_tier(client)
+        if asked.command != "leader":
+            check_tier(client)
         if asked.command == "events":
             return _follow(client, asked)
         shown = COMMANDS[asked.command](client, asked)
@@ -76,13 +81,15 @@ def _follow(client: Client, asked: Namespace) -> int:
         for event in client.events(asked.after):
             if asked.json:
                 about = {"id": event.sequence, "event": event.kind, "data": event.data}
-                print(json.dumps(about), flush=True)
+                several = len(client.urls) > 1
+                told_by = {"scheduler": event.source} if several else {}
+                print(json.dumps({**about, **told_by}), flush=True)
             else:
                 print_line(event_cells(event, before, ids=asked.ids))
             before = event
     except Unreachable as problem:
-        if before is None:
-            raise
+        if before is None or len(client.urls) > 1:
+            raise  # of several, nobody knows which will be listened to
         last = f"events --after={before.sequence}"
         _complain([f"{problem}; go on with 'python -m schedulerclient {last}' to miss nothing"])
         return UNREACHABLE

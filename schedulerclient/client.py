@@ -28,12 +28,18 @@ whether what was asked may have been done nevertheless. A request that only read
 if its answer breaks off; one that changes something is sent once. **Repeating a deploy is safe:**
 the same request for the same name is made once, however often it is asked, so that is what to do
 when its outcome is unknown. A client holds no connection, and threads may share it.
+
+**Several global schedulers of one cluster** are named together: ``Client("http://a,http://b")``
+or ``Client(["http://a:8100", "http://b:8100"])``. What reads is asked of whichever answers; one
+that does not lead may be behind by a moment. Changes go to the one that leads, and wait for one,
+``timeout_s`` at most. What was certainly not done is asked again by itself. Where nobody knows,
+deploys and removals are, since repeating them comes to the same, and of a removal ``unknown-vm``
+then means done; anything else raises Unreachable, as with one scheduler.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -47,6 +53,7 @@ from schedulerclient.answers import (
     Removal,
     Resized,
     Room,
+    Standing,
     Vm,
     read_explanation,
     read_host,
@@ -58,9 +65,11 @@ from schedulerclient.answers import (
     read_vm,
     read_vms,
 )
-from schedulerclient.eventstream import read_events
-from schedulerclient.faults import Cut, Senseless, read_refusal
-from schedulerclient.transport import Address, Request, exchange, read_address, read_body
+from schedulerclient.asking import make_request, understood
+from schedulerclient.faults import Cut, Refused, Senseless, Unreachable
+from schedulerclient.listening import listen
+from schedulerclient.schedulers import Schedulers
+from schedulerclient.transport import Request, read_addresses
 from schedulercommon.levels import MIB_PER_GB, Level, format_level
 from schedulercommon.model import VmSpec
 from schedulercommon.specdocument import spec_document
@@ -71,8 +80,7 @@ DEFAULT_URL = "http://127.0.0.1:8100"
 TIMEOUT_S = 120.0
 """Longer than a scheduler waits for a host, so that it is the scheduler who says what is up."""
 
-_OK, _CREATED = 200, 201
-_IDLE_S = 60.0  # a stream of events says something every 15 s
+_CREATED = 201
 _ANY_IMAGE = "/any"
 
 
@@ -127,22 +135,46 @@ class HostVerb(StrEnum):
     """Asserts that nothing runs there: what was placed there is lost, what was unknown is gone."""
 
 
+def _nothing(_: str) -> None: ...
+
+
 @dataclass(frozen=True)
 class Client:
-    """Of the scheduler at *url*, ``http://HOST:PORT``; scheme and port may be left out.
+    """Of the scheduler at *url*, ``http://HOST:PORT``; scheme and port may be left out. Of several
+    that share a cluster: a sequence of these, or their text with commas between.
 
     Raises ValueError for what cannot be an address or a token.
     """
 
-    url: str = DEFAULT_URL
+    url: str | Sequence[str] = DEFAULT_URL
     token: str = field(default="", repr=False)
     timeout_s: float = TIMEOUT_S
-    """For each request, all of it."""
+    """For each request, all of it, and the waiting for a scheduler that leads."""
+    tell: Callable[[str], None] = field(default=_nothing, repr=False, compare=False)
+    """Is told, in a sentence, why a request takes longer, and what a listener misses."""
+    _schedulers: Schedulers = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        read_address(self.url)
+        url = self.url if isinstance(self.url, str) else ",".join(self.url)
+        schedulers = Schedulers(read_addresses(url), self.timeout_s, self.tell)
+        object.__setattr__(self, "_schedulers", schedulers)
         if not all(0x21 <= ord(character) <= 0x7E for character in self.token):
             raise ValueError("a token is visible ASCII characters without spaces")
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Where schedulers are asked."""
+        return tuple(map(str, self._schedulers.addresses))
+
+    def standings(self) -> dict[str, Standing | Refused | Unreachable]:
+        """What each of :attr:`urls` says of itself and of who leads, or why it says nothing."""
+        found: dict[str, Standing | Refused | Unreachable] = {}
+        for address in self._schedulers.addresses:
+            try:
+                found[str(address)] = self._schedulers.standing(address)
+            except (Refused, Unreachable) as problem:
+                found[str(address)] = problem
+        return found
 
     def service(self) -> str:
         """What it calls itself; empty if it does not say."""
@@ -161,8 +193,8 @@ class Client:
     def deploy(self, spec: VmSpec, where: Where = ANYWHERE) -> Deployment:
         """Have a VM; ``spec.request_id`` may be one of yours."""
         request = self._request("POST", "/v1/vms", {**spec_document(spec), **where.document()})
-        status, document = self._ask(request)
-        return Deployment(self._made(read_vm, request, status, document), status == _CREATED)
+        answer = self._schedulers.ask(replace(request, again=True))
+        return Deployment(understood(read_vm, answer), answer.status == _CREATED)
 
     def explain(self, spec: VmSpec, where: Where = ANYWHERE) -> Explanation:
         """Where *spec* would go: every host with its score or why not. It needs no image."""
@@ -173,7 +205,7 @@ class Client:
 
     def remove(self, name: str) -> Removal:
         """Stop a VM, at once, and forget it."""
-        return self._change(read_removal, "DELETE", _path("vms", name))
+        return self._remove(_path("vms", name), "unknown-vm")
 
     def power(self, name: str, verb: Power, *, force: bool = False) -> Vm:
         """Tell a VM; *force* shuts it down without asking its guest."""
@@ -191,8 +223,10 @@ class Client:
     def hosts(self) -> tuple[Host, ...]:
         return self._get(read_hosts, "/v1/hosts")
 
-    def host(self, name: str) -> Host:
-        return self._get(read_host, _path("hosts", name))
+    def host(self, name: str, *, fresh: bool = False) -> Host:
+        """*fresh* asks the scheduler that leads, which knows the last change."""
+        request = replace(self._request("GET", _path("hosts", name)), fresh=fresh)
+        return self._read(read_host, request)
 
     def add_host(self, url: str, labels: Mapping[str, str] | None = None) -> Host:
         """Schedule on the host whose local scheduler listens at *url*."""
@@ -208,7 +242,7 @@ class Client:
 
     def remove_host(self, name: str) -> Removal:
         """Forget a host; refused while VMs are promised there, or it answers and is in use."""
-        return self._change(read_removal, "DELETE", _path("hosts", name))
+        return self._remove(_path("hosts", name), "unknown-host")
 
     def room(self, *, vcpus: int, memory_mib: int, level: Level) -> Room:
         """How many more VMs of that size and level fit."""
@@ -219,34 +253,23 @@ class Client:
     def events(self, after: int | None = None) -> Iterator[Event]:
         """What happens, as it happens, from now on or after the event numbered *after*.
 
-        Raises Unreachable when the scheduler ends the stream or falls silent.
+        Raises Unreachable when the scheduler ends the stream or falls silent. Of several the one
+        that leads is listened to, and another when that one ends or leads no longer: what happens
+        between is missed, and *after* is for the first of them, as each has numbers of its own.
         """
-        request = self._request("GET", "/v1/events")
-        if after is not None:
-            request = replace(request, headers={**request.headers, "Last-Event-ID": str(after)})
-        with exchange(self._address, request, self.timeout_s, _IDLE_S) as response:
-            if response.status != _OK:
-                body = read_body(response, self._address, request)
-                self._judged(request, response.status, body)
-            yield from read_events(response)
-        raise Cut(f"the scheduler at {self._address} ended its stream of events", maybe_done=False)
-
-    @property
-    def _address(self) -> Address:
-        return read_address(self.url)
+        return listen(
+            self._schedulers,
+            self._request("GET", "/v1/events"),
+            after=after,
+            timeout_s=self.timeout_s,
+            tell=self.tell,
+        )
 
     def _request(
         self, method: str, target: str, document: Any = None, *, changes: bool | None = None
     ) -> Request:
-        headers = {"Accept": "application/json", "User-Agent": "vmstack-client"}
-        if self.token:
-            headers["Authorization"] = f"Bearer {self.token}"
-        body = None
-        if document is not None:
-            body = json.dumps(document).encode("ascii")
-            headers["Content-Type"] = "application/json"
         changing = method != "GET" if changes is None else changes
-        return Request(method, target, headers, body, changing)
+        return make_request(method, target, document, token=self.token, changes=changing)
 
     def _get(self, read: Callable[[Any], T], target: str) -> T:
         return self._read(read, self._request("GET", target))
@@ -256,47 +279,12 @@ class Client:
     ) -> T:
         return self._read(read, self._request(method, target, document))
 
+    def _remove(self, target: str, done_if: str) -> Removal:
+        request = replace(self._request("DELETE", target), again=True, done_if=done_if)
+        return self._read(read_removal, request)
+
     def _read(self, read: Callable[[Any], T], request: Request) -> T:
-        return self._made(read, request, *self._ask(request))
-
-    def _ask(self, request: Request) -> tuple[int, Any]:
-        try:
-            return self._ask_once(request)
-        except Cut:
-            if request.changes:
-                raise
-            return self._ask_once(request)
-
-    def _ask_once(self, request: Request) -> tuple[int, Any]:
-        with exchange(self._address, request, self.timeout_s) as response:
-            body = read_body(response, self._address, request)
-        return response.status, self._judged(request, response.status, body)
-
-    def _judged(self, request: Request, status: int, body: bytes) -> Any:
-        """The JSON of an answer that says yes; the body's ``success`` decides, where it has one."""
-        try:
-            document = json.loads(body)
-        except (ValueError, RecursionError):
-            raise self._senseless(request, status, "its answer is not JSON") from None
-        refusal = read_refusal(document)
-        if refusal is not None and (refusal.code or status < 500):
-            raise refusal
-        if not _OK <= status < 300:
-            reason = "it failed" if refusal is None else refusal.reason
-            raise self._senseless(request, status, reason)
-        return document
-
-    def _made(self, read: Callable[[Any], T], request: Request, status: int, document: Any) -> T:
-        try:
-            return read(document)
-        except ValueError as problem:
-            raise self._senseless(request, status, str(problem)) from problem
-
-    def _senseless(self, request: Request, status: int, why: str) -> Senseless:
-        return Senseless(
-            f"{self._address} does not answer as a scheduler would (status {status}): {why}",
-            maybe_done=request.changes,
-        )
+        return understood(read, self._schedulers.ask(request))
 
 
 def _path(*segments: str) -> str:

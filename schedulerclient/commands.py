@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from schedulerclient.answers import Host, Removal, Vm
 from schedulerclient.client import Client, HostVerb, Power, Where
 from schedulerclient.faults import Refused, Unreachable
+from schedulerclient.leaders import leader_document, leader_parts, leading_one
 from schedulerclient.outcomes import NO_CAPACITY, UNREACHABLE, UNSETTLED, refusal_code
 from schedulerclient.tables import Part
 from schedulerclient.troubles import few
@@ -26,7 +27,7 @@ from schedulerclient.views import (
 from schedulerclient.written import MOST_LISTED
 from schedulercommon.errors import UsageError
 from schedulercommon.model import VmSpec
-from schedulerprocess.options import DONE
+from schedulerprocess.options import DONE, FAILED
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,9 +174,18 @@ def _remove_host(client: Client, asked: Namespace) -> Shown:
 
 def _label(client: Client, asked: Namespace) -> Shown:
     changes = _each_once(asked.labels)
-    labels = {**client.host(asked.host).labels, **changes}
+    labels = {**client.host(asked.host, fresh=True).labels, **changes}
     kept = {name: text for name, text in labels.items() if text is not None}
     return _host(client.label_host(asked.host, kept))
+
+
+def _leader(client: Client, _: Namespace) -> Shown:
+    """A failure where nobody leads, so that a script can wait for it."""
+    standings = client.standings()
+    code = DONE if leading_one(standings) else FAILED
+    if all(isinstance(told, Unreachable) for told in standings.values()):
+        code = UNREACHABLE
+    return Shown(leader_document(standings), leader_parts(standings), code)
 
 
 def _host(host: Host) -> Shown:
@@ -246,6 +256,7 @@ COMMANDS: dict[str, Command] = {
     "add-host": _add_host,
     "remove-host": _remove_host,
     "label": _label,
+    "leader": _leader,
     **{f"vm-{verb}": partial(_power, verb) for verb in Power},
     **{str(verb): partial(_tell_host, verb) for verb in HostVerb},
 }

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from schedulerclient.client import DEFAULT_URL, TIMEOUT_S, Client
 from schedulerclient.faults import Refused
-from schedulerclient.transport import read_address
+from schedulerclient.transport import read_addresses
 from schedulercommon.errors import ConfigError, UsageError
 from schedulerprocess.settings import parse_file, read_setting
 
@@ -16,18 +16,23 @@ _LOCAL = "VMStack local scheduler of "
 
 
 def make_client(
-    env: Mapping[str, str], *, url: str | None, token_file: str | None, timeout_s: float | None
+    env: Mapping[str, str],
+    *,
+    url: str | None,
+    token_file: str | None,
+    timeout_s: float | None,
+    tell: Callable[[str], None],
 ) -> Client:
     """The client for what the command line says, else the settings. Raises UsageError."""
     if url is None:
-        url = read_setting(env, "VMSTACK_URL", _address, DEFAULT_URL)
+        url = read_setting(env, "VMSTACK_URL", _addresses, DEFAULT_URL)
     else:
         url = _said("--url", url)
     if token_file is not None:
         file: Path | None = Path(token_file)
     else:
         file = read_setting(env, "VMSTACK_TOKEN_FILE", parse_file, None)
-    return Client(url, _token(file) if file else "", timeout_s or TIMEOUT_S)
+    return Client(url, _token(file) if file else "", timeout_s or TIMEOUT_S, tell)
 
 
 def check_tier(client: Client) -> None:
@@ -46,13 +51,13 @@ def check_tier(client: Client) -> None:
 
 def _said(option: str, url: str) -> str:
     try:
-        return _address(url)
+        return _addresses(url)
     except ValueError as problem:
         raise UsageError(f"{option}: {problem}") from problem
 
 
-def _address(text: str) -> str:
-    return str(read_address(text))
+def _addresses(text: str) -> str:
+    return ",".join(map(str, read_addresses(text)))
 
 
 def _token(file: Path) -> str:

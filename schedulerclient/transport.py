@@ -7,6 +7,7 @@ one, and a request that changes something is never sent twice behind the caller'
 from __future__ import annotations
 
 import io
+import math
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,8 @@ from schedulerclient.faults import Cut, Unreachable
 
 DEFAULT_PORT = 8100
 LARGEST_ANSWER = 256 * 1024 * 1024
+WATCH_EVERY_S = 2.0
+"""After so long a silence one looks whether it is worth waiting on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,18 @@ class Address:
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http{'s' if self.secure else ''}://{host}:{self.port}"
+
+
+def read_addresses(text: str) -> tuple[Address, ...]:
+    """Addresses parted by commas. Raises ValueError with a sentence."""
+    found: list[Address] = []
+    parts = text.split(",")
+    for part in parts:
+        address = read_address(part.strip(" ") if len(parts) > 1 else part)
+        if address in found:
+            raise ValueError(f"{address} is given twice; give it once")
+        found.append(address)
+    return tuple(found)
 
 
 def read_address(text: str) -> Address:
@@ -63,54 +78,65 @@ class Request:
     body: bytes | None
     changes: bool
     """Something; if not, it may be repeated."""
+    again: bool = False
+    """Whether a change comes to the same however often it is asked for."""
+    done_if: str = ""
+    """The code of the refusal that says, when it is asked for again, that it is done."""
+    fresh: bool = False
+    """Whether reading is for who leads, who alone knows the last change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long an exchange may take."""
+
+    whole_s: float
+    connect_s: float = math.inf
+    head_s: float = math.inf
+    """Until the answer begins."""
+    idle_s: float | None = None
+    """Without it all of the answer has to come within the whole time; with it only its head has
+    to, and then it may go on for ever as long as something comes every so often."""
+    watch: Callable[[], None] | None = None
+    """Called now and then while nothing comes; what it raises ends the exchange."""
 
 
 @contextmanager
-def exchange(
-    address: Address, request: Request, timeout_s: float, idle_s: float | None = None
-) -> Iterator[HTTPResponse]:
-    """The answer to *request*, its head read; reading its body has to end in the same time.
-
-    With *idle_s* only the head has to come within *timeout_s*, and then the body may take for
-    ever as long as something comes every *idle_s*. Raises Unreachable.
-    """
-    until_s = time.monotonic() + timeout_s
-
-    def left_s() -> float:
-        left = until_s - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        return left
-
+def exchange(address: Address, request: Request, limits: Limits) -> Iterator[HTTPResponse]:
+    """The answer to *request*, its head read. Raises Unreachable."""
+    begun_s = time.monotonic()
+    head_s = min(limits.head_s, limits.whole_s)
+    connect_s = min(limits.connect_s, limits.whole_s)
     make = HTTPSConnection if address.secure else HTTPConnection
-    connection = make(address.host, address.port, timeout=timeout_s)
+    connection = make(address.host, address.port, timeout=connect_s)
     try:
         connection.connect()
     except OSError as problem:
         connection.close()
         raise Unreachable(
-            f"cannot reach a scheduler at {address}: {_told(problem, timeout_s)}", maybe_done=False
+            f"cannot reach a scheduler at {address}: {_told(problem, connect_s)}", maybe_done=False
         ) from problem
     line = connection.sock
-    timed = _Timed(line, left_s)
+    timed = _Timed(line, begun_s + head_s, limits.watch)
     connection.sock = timed
+    allowed_s = head_s
     try:
         connection.request(
             request.method, request.target, request.body, {**request.headers, "Connection": "close"}
         )
         response = connection.getresponse()
-        if idle_s is not None:
-            timed.wait_for_each(idle_s)
+        allowed_s = limits.idle_s or limits.whole_s
+        timed.wait(begun_s + limits.whole_s, limits.idle_s)
         yield response
     except TimeoutError as problem:
         raise Unreachable(
-            f"the scheduler at {address} did not answer within {idle_s or timeout_s:g} s",
+            f"the scheduler at {address} did not answer within {round(allowed_s, 3):g} s",
             maybe_done=request.changes,
         ) from problem
     except (OSError, HTTPException) as problem:
         raise Cut(
             f"the scheduler at {address} broke off its answer, or what is there is none"
-            f" ({_told(problem, timeout_s)})",
+            f" ({_told(problem, allowed_s)})",
             maybe_done=request.changes,
         ) from problem
     finally:
@@ -145,12 +171,26 @@ class _Timed:
     A socket's own timeout begins anew with every byte that trickles in.
     """
 
-    def __init__(self, line: socket.socket, left_s: Callable[[], float]) -> None:
+    def __init__(
+        self, line: socket.socket, until_s: float, watch: Callable[[], None] | None
+    ) -> None:
         self._line = line
-        self._left_s = left_s
+        self._until_s = until_s
+        self._idle_s: float | None = None
+        self._watch = watch
 
-    def wait_for_each(self, idle_s: float) -> None:
-        self._left_s = lambda: idle_s
+    def wait(self, until_s: float, idle_s: float | None) -> None:
+        """From now on until then, or for so long each time."""
+        self._until_s = until_s
+        self._idle_s = idle_s
+
+    def _left_s(self) -> float:
+        if self._idle_s is not None:
+            return self._idle_s
+        left_s = self._until_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError
+        return left_s
 
     def sendall(self, data: bytes) -> None:
         self._line.settimeout(self._left_s())
@@ -160,6 +200,12 @@ class _Timed:
         return io.BufferedReader(_Incoming(self))
 
     def read_into(self, buffer: memoryview) -> int:
+        while self._watch is not None and self._idle_s is None:
+            self._line.settimeout(min(self._left_s(), WATCH_EVERY_S))
+            try:
+                return self._line.recv_into(buffer)
+            except TimeoutError:
+                self._watch()
         self._line.settimeout(self._left_s())
         return self._line.recv_into(buffer)
 
