@@ -14,6 +14,7 @@ from schedulerglobal.core.policies import Policy, parse_policy
 from schedulerprocess.settings import parse_count, parse_port, parse_seconds, read_setting
 
 DEFAULT_STORE = "sqlite:///./schedulerglobal.db"
+LEAST_LEASE_S = 0.5
 _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]", re.ASCII)
 _ANY_ADDRESS = frozenset({"0.0.0.0", "::"})
 _OWN_NAMES = frozenset({"127.0.0.1", "localhost", "::1", "0.0.0.0", "::"})
@@ -92,7 +93,7 @@ class GlobalSettings:
             seed=read_setting(env, "SCG_SEED", parse_count, None),
             call_timeout_s=read_setting(env, "SCG_CALL_TIMEOUT", parse_seconds, 90.0),
             cluster=cluster,
-            lease_s=read_setting(env, "SCG_LEASE", parse_seconds, 3.0),
+            lease_s=read_setting(env, "SCG_LEASE", parse_lease, 3.0),
             own_url=own_url,
         )
 
@@ -118,6 +119,15 @@ def parse_urls(text: str) -> tuple[str, ...]:
         if url in urls[:number]:
             raise ValueError(f"{url} is given twice; give it once")
     return tuple(urls)
+
+
+def parse_lease(text: str) -> float:
+    lease_s = parse_seconds(text)
+    if lease_s < LEAST_LEASE_S:
+        raise ValueError(
+            f"{text[:20]} s is over before a database has answered; write {LEAST_LEASE_S} or more"
+        )
+    return lease_s
 
 
 def parse_own_url(text: str) -> str:

@@ -7,6 +7,20 @@ import re
 _SAFE = re.compile(r"((?:[\w.,%-]|\[[0-9A-Fa-f:.%]+\])*(?::[0-9]+)?(?:,[\w.:%-]+)*)(/[\w.%/-]*)?")
 
 
+_SERVER = re.compile(
+    r"([\w.-]{1,63}(\.[\w-]{1,63})*|\[[0-9A-Fa-f:.%]+\])?(?::([0-9]{1,5}))?", re.ASCII
+)
+
+
+def is_database(url: str) -> bool:
+    """Whether *url* names a server, or several, and a database there."""
+    match = re.fullmatch(r"\w+://(?:[^@/?#\s]*@)?([^@/?#\s]*)/([^@/?#\s]+)(?:\?[^#\s]*)?", url)
+    if match is None:
+        return False
+    servers = [_SERVER.fullmatch(server) for server in match[1].split(",")]
+    return all(server and 0 < int(server[3] or 1) < 65_536 for server in servers)
+
+
 def shown_address(url: str) -> str:
     """*url* without user, password and options, wherever they may stand in one that is wrong."""
     scheme, _, rest = url.partition("://")

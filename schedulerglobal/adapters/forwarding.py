@@ -87,7 +87,8 @@ class Forwarder:
         finally:
             asking.cancel()
             succeeded.cancel()
-        await self._caught_up()
+        if response.status < 300:
+            await self._caught_up()
         return response
 
     async def _asked(self, request: web.Request, leader: str, body: bytes) -> web.Response:

@@ -53,6 +53,9 @@ _SENTENCES: tuple[tuple[type[BaseException], str], ...] = (
         "has no connection left ({}); raise max_connections there",
     ),
     (asyncpg.CannotConnectNowError, "is starting or stopping ({}); try again in a moment"),
+    (asyncpg.AdminShutdownError, "ended the connection ({}); it is tried again"),
+    (asyncpg.PostgresConnectionError, "broke off the connection ({}); it is tried again"),
+    (asyncpg.InterfaceError, "has a connection that broke ({}); it is tried again"),
     (TimeoutError, "does not answer; see to the server and the way to it"),
     (
         OSError,

@@ -137,6 +137,7 @@ class Writer:
             self._connection.terminate()
             self._connection = None
         putting.cancel()
+        putting.add_done_callback(_unheard)
         if self.epoch == batch[0].epoch:
             fault = str(refusal(self._called, problem))
             _log.warning("giving up the lead: %s", fault)
@@ -197,6 +198,12 @@ class Writer:
         if self.epoch == epoch:
             self.epoch = None
             self._gave_up()
+
+
+def _unheard(putting: asyncio.Task[None]) -> None:
+    """Whatever it says now is late."""
+    if not putting.cancelled():
+        putting.exception()
 
 
 def _without_repeats(jobs: Sequence[_Job]) -> Iterator[list[_Job]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from schedulercommon.errors import ConfigError
-from schedulerglobal.adapters.addresses import shown_address
+from schedulerglobal.adapters.addresses import is_database, shown_address
 from schedulerglobal.adapters.sqlitestore import SqliteStore
 from schedulerglobal.config import is_shared
 from schedulerglobal.ports import SharedStore, Store
@@ -35,10 +35,17 @@ def store_for(url: str, setting: str = "SCG_STORE") -> Store:
     return SqliteStore(Path(path))
 
 
-def shared_store_for(url: str, cluster: str) -> SharedStore | None:
-    """The store at *url*, not yet opened, if it is of a kind that several may have open."""
+def shared_store_for(url: str, cluster: str, setting: str = "SCG_STORE") -> SharedStore | None:
+    """The store at *url*, not yet opened, if it is of a kind that several may have open; raises
+    likewise."""
     if not is_shared(url):
         return None
+    if not is_database(url):
+        raise ConfigError(
+            f"{setting}: the address {shown_address(url)} makes no sense; write"
+            " postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with %XX for characters of the"
+            " password that mean something there"
+        )
     # who needs no database need not wait for its library
     from schedulerglobal.adapters.postgresstore import PostgresStore
 
@@ -47,7 +54,7 @@ def shared_store_for(url: str, cluster: str) -> SharedStore | None:
 
 def sole_store_for(url: str, cluster: str, setting: str) -> Store:
     """The store at *url*, of whatever kind, not yet opened, for us alone; raises likewise."""
-    shared = shared_store_for(url, cluster)
+    shared = shared_store_for(url, cluster, setting)
     if shared is None:
         return store_for(url, setting)
     if not cluster:
