@@ -111,6 +111,30 @@ class Postgres:
         """Carry out *statements* in the database at *url*."""
         asyncio.run(self._run(url, *statements))
 
+    @contextmanager
+    def role(self, name: str, *rights: str) -> Iterator[None]:
+        """A user that is called so."""
+        where = self.url("test")
+        self.run(where, f"CREATE ROLE {name} LOGIN {' '.join(rights)}")
+        try:
+            yield
+        finally:
+            self.run(where, f"DROP OWNED BY {name}", f"DROP ROLE {name}")
+
+    @contextmanager
+    def password(self, user: str, password: str) -> Iterator[None]:
+        """A user who is let in with that password only."""
+        rules = self._folder / "data" / "pg_hba.conf"
+        before = rules.read_text()
+        with self.role(user, f"PASSWORD '{password}'"):
+            rules.write_text(f"host all {user} all scram-sha-256\n{before}")
+            self.run(self.url("postgres"), "SELECT pg_reload_conf()")
+            try:
+                yield
+            finally:
+                rules.write_text(before)
+                self.run(self.url("postgres"), "SELECT pg_reload_conf()")
+
     async def _empty(self, name: str) -> None:
         try:
             await self._run(self.url(name), "DROP SCHEMA IF EXISTS vmstack CASCADE")

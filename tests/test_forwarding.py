@@ -134,12 +134,12 @@ async def test_a_leader_that_refuses_connections(postgres: Postgres) -> None:
     async with fake_hosts(FakeHost("a")) as urls, member(url, *urls) as other:
         await until(other.leads)
         async with wire(url) as (_, over):
-            gone = "http://127.0.0.1:1"
+            gone = "http://127.0.0.1:1"  # nobody
             await asyncio.to_thread(
                 postgres.run,
                 over,
-                f"UPDATE vmstack.lease SET url = '{gone}', epoch = epoch + 1, holder = 'other',"
-                " until = clock_timestamp() + interval '1 hour'",
+                "UPDATE vmstack.lease SET url = 'http://127.0.0.1:1', epoch = epoch + 1,"
+                " holder = 'other', until = clock_timestamp() + interval '1 hour'",
             )
         assert (await other.deploy("early")).status == 503
 
@@ -190,4 +190,4 @@ async def test_a_host_that_dies_over_a_change_that_was_passed_on(postgres: Postg
         answer = await other.deploy("one")
         assert (answer.status, answer.json["code"]) == (503, "host-unreachable")
         assert answer.json["outcome"] == "unknown"
-        assert (await other.vm("one"))["status"] == "unknown"
+        await other.becomes("one", "unknown")
