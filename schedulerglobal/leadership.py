@@ -103,18 +103,27 @@ class Leadership:
                     self._answered = answering
 
     async def _try(self, begun_s: float) -> None:
-        anew = self._over == self._office.leader.epoch
-        standing = await self._store.campaign(self._url, self._lease_s, anew=anew)
+        if not await self._campaign(begun_s):
+            await self._campaign(begun_s)
+
+    async def _campaign(self, begun_s: float) -> bool:
+        """Whether it is decided who leads: it is not where a term of ours had to end first."""
+        standing = await self._store.campaign(
+            self._url,
+            self._lease_s,
+            anew=self._over == self._office.leader.epoch,
+            leading=self._office.began,
+        )
         leader = Leader(standing.epoch, standing.url)
         async with self._changing:
-            if standing.mine and self._office.held and leader == self._office.leader:
+            if standing.renewed and self._office.held and leader == self._office.leader:
                 self._office.extend(begun_s + self._lease_s)
-                return
+                return True
             if self._office.began:
                 why = "whether it wrote is not known" if standing.mine else f"{leader.url} leads"
                 await self._lost(why)
             if standing.mine and standing.epoch == self._over:
-                return  # it ended while the lease was renewed
+                return False
             if leader != self._office.leader:
                 self._office.follow(leader)
                 self._events.record("leader", url=leader.url, epoch=leader.epoch)
@@ -123,6 +132,7 @@ class Leadership:
                 self._office.begin(begun_s + self._lease_s)
                 self._follower.take_over()
                 _log.info("leading the cluster; epoch %d", leader.epoch)
+        return True
 
     async def _follow(self) -> None:
         now_s = self._monotonic_s()

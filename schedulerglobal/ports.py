@@ -177,6 +177,8 @@ class Standing:
     """Of the one that leads or led last; empty before the first."""
     left_s: float
     """How long its lease lasts, by the store's clock; negative once it ran out."""
+    renewed: bool = False
+    """Whether it is ours, and was made to last longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,12 +202,15 @@ class SharedStore(Store, Protocol):
     What is here raises StoreUnavailable if the store is away.
     """
 
-    async def campaign(self, url: str, lease_s: float, *, anew: bool = False) -> Standing:
+    async def campaign(
+        self, url: str, lease_s: float, *, anew: bool = False, leading: bool = False
+    ) -> Standing:
         """Renew our lease, take the lead if nobody has it, or learn who does.
 
         Once this answers that we lead under another epoch than before, no write of another leader
         can come, nor one of our own that began before; nobody is told any more what became of one.
-        *anew* if our lease is not to be renewed, for our term is over.
+        *anew* if our lease is not to be renewed, for our term is over. *leading* if a term is not:
+        whoever began under it would write under the next one's epoch, so none is taken.
         """
         ...
 

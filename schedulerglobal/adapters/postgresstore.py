@@ -141,7 +141,9 @@ class PostgresStore:
 
     # --- who leads ---
 
-    async def campaign(self, url: str, lease_s: float, *, anew: bool = False) -> Standing:
+    async def campaign(
+        self, url: str, lease_s: float, *, anew: bool = False, leading: bool = False
+    ) -> Standing:
         writer = self._opened
         within_s = min(lease_s / CAMPAIGNS_A_LEASE, self._patience_s)
         async with self._reading(within_s) as connection:
@@ -149,11 +151,11 @@ class PostgresStore:
                 renewed = await connection.execute(RENEW, epoch, self._holder, lease_s, url)
                 # a write may have lost touch meanwhile
                 if renewed == "UPDATE 1" and writer.epoch == epoch:
-                    return Standing(epoch, True, url, lease_s)
+                    return Standing(epoch, True, url, lease_s, renewed=True)
             if writer.epoch is not None:
                 writer.give_up()
             standing = await self._standing(connection, LEASE)
-            if not standing.mine and standing.left_s > 0:
+            if leading or (not standing.mine and standing.left_s > 0):
                 return standing
             async with connection.transaction():
                 standing = await self._standing(connection, LEASE_TO_CHANGE)
