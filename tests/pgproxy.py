@@ -21,19 +21,26 @@ class Wire:
         self._to = port
         self._rewrite = rewrite
         """Of what the server says."""
-        self._open = asyncio.Event()
-        self._open.set()
+        self._gate = _open()
+        self._stranded: list[asyncio.Event] = []
         self._lines: set[asyncio.StreamWriter] = set()
         self._cut = False
         self.port = 0
 
     def hold(self) -> None:
         """Nothing passes, and nobody is told: a partition."""
-        self._open.clear()
+        self._gate.clear()
+
+    def strand(self) -> None:
+        """The same for the connections there are; those that come pass."""
+        self._gate.clear()
+        self._stranded.append(self._gate)
+        self._gate = _open()
 
     def let_go(self) -> None:
         """What was held back passes, late; so does what comes now."""
-        self._open.set()
+        for gate in (self._gate, *self._stranded):
+            gate.set()
         self._cut = False
 
     def cut(self) -> None:
@@ -47,29 +54,36 @@ class Wire:
             writer.transport.abort()
             return
         server, to_server = await asyncio.open_connection("127.0.0.1", self._to)
-        both = {writer, to_server}
+        both, gate = {writer, to_server}, self._gate
         self._lines |= both
         try:
             async with asyncio.TaskGroup() as ways:
-                ways.create_task(self._pass(reader, to_server, as_it_is))
-                ways.create_task(self._pass(server, writer, self._rewrite))
+                ways.create_task(_pass(reader, to_server, gate, as_it_is))
+                ways.create_task(_pass(server, writer, gate, self._rewrite))
         finally:
             self._lines -= both
             for line in both:
                 line.transport.abort()
 
-    async def _pass(
-        self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        rewrite: Callable[[bytes], bytes],
-    ) -> None:
-        with suppress(OSError):
-            while said := await reader.read(PIECE):
-                await self._open.wait()
-                writer.write(rewrite(said))
-                await writer.drain()
-        writer.transport.abort()
+
+def _open() -> asyncio.Event:
+    gate = asyncio.Event()
+    gate.set()
+    return gate
+
+
+async def _pass(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    gate: asyncio.Event,
+    rewrite: Callable[[bytes], bytes],
+) -> None:
+    with suppress(OSError):
+        while said := await reader.read(PIECE):
+            await gate.wait()
+            writer.write(rewrite(said))
+            await writer.drain()
+    writer.transport.abort()
 
 
 @asynccontextmanager

@@ -130,7 +130,7 @@ def test_a_good_list_is_taken(start: Starter, where: str, hosts: str) -> None:
         {"SCG_DELAY": "-1"},
         {"SCG_CALL_TIMEOUT": "soon"},
         {"SCG_POLICY": "best"},
-        {"SCG_STORE": "postgres://x"},
+        {"SCG_STORE": "mysql://x"},
         {"SCG_STORE": "sqlite:///"},
         {"SCG_STORE": "sqlite://elsewhere/x.db"},
         {"SCG_STORE": "cluster.db"},

@@ -157,6 +157,27 @@ async def test_a_write_that_is_not_answered_may_have_been_taken(url: str) -> Non
         await store.write(PutPromise(promise("c")))
 
 
+async def test_a_new_term_does_not_wait_for_a_write_of_the_last(url: str) -> None:
+    async with stores(url, 1) as (store,), wire(url) as (line, over):
+        slow = PostgresStore(over, "test", patience_s=20.0)
+        await slow.open()
+        assert (await slow.campaign(ONE, LEASE_S)).mine
+        await slow.write(PutPromise(promise("a")))
+        line.strand()
+        writing = asyncio.create_task(slow.write(PutPromise(promise("b"))))
+        await asyncio.sleep(0)  # it is on its way
+        with pytest.raises(StoreUnavailable):
+            await slow.campaign(ONE, 0.5, anew=True)
+        begun_s = time.monotonic()
+        assert (await slow.campaign(ONE, LEASE_S, anew=True)).mine
+        await slow.write(PutPromise(promise("c")))
+        assert time.monotonic() - begun_s < 2.0
+        await asyncio.wait([writing])
+        keys = {each.key for each in (await store.news(None)).promises}
+        assert keys - {"b"} == {"a", "c"}
+        await slow.close()
+
+
 @pytest.mark.parametrize("held", [False, True], ids=["broken", "held"])
 async def test_a_wire_that_fails_is_not_waited_for(url: str, held: bool) -> None:
     async with wire(url) as (line, over), stores(over, 1) as (store,):

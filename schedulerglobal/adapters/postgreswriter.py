@@ -104,6 +104,9 @@ class Writer:
             _tell(job, StoreUnavailable(problem) if problem else _not_leader())
         for job in self._under_way:
             _tell(job, _unknown(problem))
+        if self._under_way and self._connection is not None:
+            # or who leads next, we perhaps, would wait for what nobody waits for
+            self._connection.terminate()
 
     async def close(self) -> None:
         """Once all is written."""
@@ -131,7 +134,7 @@ class Writer:
         problem = putting.exception() if putting.done() else TimeoutError()
         if problem is None:
             return
-        if not isinstance(problem, AWAY):
+        if self.epoch == batch[0].epoch and not isinstance(problem, AWAY):
             _log.error("a mistake of ours, or of the database's", exc_info=problem)
         if self._connection is not None:
             self._connection.terminate()
