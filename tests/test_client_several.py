@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
-from pathlib import Path
 from threading import Event, Thread
 
 import pytest
@@ -16,7 +14,6 @@ import pytest
 from schedulerclient.client import Client, Power
 from schedulerclient.faults import Refused, Unreachable
 from schedulercommon.model import VmSpec
-from tests.postgres import Postgres
 from tests.scripted import (
     Say,
     Scripted,
@@ -29,7 +26,7 @@ from tests.scripted import (
     scripted,
     vm_document,
 )
-from tests.servers import IMAGE, Service, eventually, global_service, local_hosts, urls
+from tests.servers import IMAGE, eventually
 from tests.test_client_cli import run
 
 WEB1 = VmSpec(name="web1", vcpus=2, memory_mib=2048, level=Fraction(3, 2), image=IMAGE)
@@ -220,6 +217,21 @@ def test_a_refusal_that_tells_nothing_leaves_the_outcome_unknown() -> None:
         assert refused.value.code == "no-capacity"
 
 
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_leader_that_is_gone_is_left_for_the_next(change: str) -> None:
+    seats = Seats("b")
+    call, good = CHANGES[change]
+    with two(seats, good) as (a, b):
+        with two(seats, VM, b=(VM,)) as (_, gone):
+            client = of(a, gone)
+            client.deploy(WEB1)
+            assert methods(gone) == ["POST"]
+        # nobody listens there any more
+        seats.leader, seats.epoch = "a", 2
+        assert call(client)
+        assert (len(a.asked), len(b.asked)) == (1, 0)
+
+
 def test_a_leader_that_fell_silent_is_left_for_the_next() -> None:
     seats = Seats("a")
     with two(seats, hangs) as (a, b):
@@ -348,70 +360,3 @@ def test_a_listener_leaves_who_leads_no_longer() -> None:
     with two(seats, succeeded, b=(raw(STREAM, event(9)),)) as (a, b):
         events = of(a, b).events()
         assert [next(events).kind, next(events).source] == ["leader", b.url]
-
-
-@pytest.fixture
-def real(tmp_path: Path, postgres: Postgres) -> Iterator[tuple[Service, Service]]:
-    """Two global schedulers over two hosts and one database."""
-    settings = {
-        "SCG_STORE": postgres.database("client"),
-        "SCG_CLUSTER": "test",
-        "SCG_LEASE": "1",
-        "SCG_DELAY": "0.2",
-    }
-    with ExitStack() as stack:
-        hosts = stack.enter_context(local_hosts(tmp_path, "alpha", "beta"))
-        started = []
-        for name in ("one", "two"):
-            (tmp_path / name).mkdir()
-            own = {**settings, "SCG_PORT": str(int(nowhere().rpartition(":")[2]))}
-            service = global_service(tmp_path / name, *urls(hosts), settings=own)
-            started.append(stack.enter_context(service))
-        eventually(lambda: sum(each.get("/v1/leader")["leading"] for each in started) == 1)
-        yield started[0], started[1]
-
-
-def test_a_real_leader_that_is_killed_is_outlasted(real: tuple[Service, Service]) -> None:
-    where = ",".join(service.url for service in real)
-    client = Client(where, timeout_s=30.0)
-    assert client.deploy(WEB1).created
-    leader = next(each for each in real if each.get("/v1/leader")["leading"])
-    other = next(each for each in real if each is not leader)
-    heard: list[str] = []
-
-    def listen() -> None:
-        with suppress(Unreachable):  # in the end both are ended
-            heard.extend(each.source for each in client.events())
-
-    Thread(target=listen, daemon=True).start()
-    leader.process.kill()
-    size = ("--cpu=1", "--mem=1", "--oc=2", f"--image={IMAGE}")
-    ended = run(f"--url={where}", "deploy", "web2", *size)
-    assert ended.code == 0, ended
-    assert other.get("/v1/leader")["leading"]
-    assert not client.deploy(WEB1).created
-    assert {vm.name for vm in client.vms()} == {"web1", "web2"}
-    ended = run(f"--url={where}", "leader")
-    assert (ended.code, f"{other.url} leads" in ended.out) == (0, True)
-
-    def heard_of() -> bool:
-        client.deploy(VmSpec(name="web3", vcpus=1, memory_mib=512, level=Fraction(2), image=IMAGE))
-        client.remove("web3")
-        return other.url in heard
-
-    eventually(heard_of)
-
-
-def test_a_real_leader_that_stops_answering_is_outlasted(real: tuple[Service, Service]) -> None:
-    client = Client([service.url for service in real], timeout_s=30.0)
-    assert client.deploy(WEB1).created
-    leader = next(each for each in real if each.get("/v1/leader")["leading"])
-    leader.process.send_signal(signal.SIGSTOP)
-    try:
-        assert client.remove("web1").done
-        assert client.vms() == ()
-    finally:
-        leader.process.send_signal(signal.SIGCONT)
-    # and through one that follows: it knows who leads
-    follows = Client(leader.url, timeout_s=30.0)
-    assert follows.deploy(WEB1).created
