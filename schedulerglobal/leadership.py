@@ -83,6 +83,12 @@ class Leadership:
                     self._note("")
                 except (StoreUnavailable, InputError) as problem:
                     self._note(str(problem))
+                except Exception:  # noqa: BLE001  # one odd answer must not end the campaigning
+                    _log.exception("campaigning failed; it is tried again")
+                    self._note("what the store says cannot be understood; see the log here")
+                    async with self._changing:
+                        if self._office.began:
+                            await self._lost("campaigning failed")
                 await self._end_if_over()
                 self.tried.set()
                 wait_s = every_s - (self._monotonic_s() - begun_s)

@@ -200,6 +200,28 @@ async def test_what_is_under_way_when_the_lead_is_lost_is_unknown_and_settled(
             assert (await each.document("/v1/capacity?cpu=1&mem=1&oc=1"))["total"] == 14
 
 
+async def test_whoever_begins_a_term_after_its_own_begins_anew(postgres: Postgres) -> None:
+    """What began in the former one does not go on in the next, though the same process leads."""
+    url = await empty(postgres)
+    host, held = FakeHost("a"), Held(done_first=True)
+    async with fake_hosts(host) as urls, member(url, *urls, settings=BRIEF) as leader:
+        await until(leader.leads)
+        epoch = leader.office.leader.epoch
+        host.manners["deploy"] = held
+        deploy = asyncio.create_task(leader.deploy("one"))
+        await held.reached.wait()
+        await asyncio.to_thread(postgres.run, url, "UPDATE vmstack.lease SET until = 'epoch'")
+        answer = await deploy
+        assert (answer.status, answer.json["outcome"]) == (503, "unknown")
+        await until(leader.leads)
+        assert leader.office.leader.epoch > epoch
+        host.manners.clear()
+        await leader.becomes("one", "placed")
+        assert (await deployed(leader, "one")).status == 200
+        assert leader.told("leader-lost", epoch=epoch)
+        assert host.times_asked("deploy") == 1
+
+
 async def missing(web: Member, name: str) -> bool:
     return (await web.get(f"/v1/vms/{name}")).status == 404
 
