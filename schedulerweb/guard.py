@@ -70,12 +70,14 @@ class Guard:
     def middleware(self) -> Middleware:
         @web.middleware
         async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+            # what is handed in may be a middleware behind this one
+            routed = request.match_info.handler
             try:
-                if self.tokens and handler not in self._open_to_all:
+                if self.tokens and routed not in self._open_to_all:
                     self._check_token(request)
                 self._check_host(request)
                 epoch = self._told_epoch(request)
-                if request.method in _READING and handler not in self._changing:
+                if request.method in _READING and routed not in self._changing:
                     return await handler(request)
                 self._check_site(request)
                 self._check_epoch(epoch)

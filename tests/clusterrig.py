@@ -25,6 +25,7 @@ from schedulerglobal.scheduler import ClusterScheduler, Sharing, Surroundings
 from schedulerglobal.service import poll_timeout_s
 from schedulerprocess.lifetime import ended
 from schedulerweb.guard import read_tokens
+from tests.postgres import Postgres
 from tests.webrig import Answer, Client
 
 T = TypeVar("T")
@@ -163,7 +164,15 @@ async def cluster(
             policy=settings.policy,
             delay_s=settings.delay_s,
         )
-        app = create_app(scheduler, settings, time.monotonic)
+        # idle where nobody else leads, but between the guard and the handlers as it is in life
+        forwarder = Forwarder(
+            scheduler.office,
+            own_url="",
+            timeout_s=settings.call_timeout_s,
+            caught_up=scheduler.caught_up,
+        )
+        stack.push_async_callback(forwarder.close)
+        app = create_app(scheduler, settings, time.monotonic, forwarder)
         stack.push_async_callback(scheduler.close)
         await scheduler.open()
         runner = await serve(app, settings.address, settings.port)
@@ -275,3 +284,33 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+async def empty(postgres: Postgres) -> str:
+    return await asyncio.to_thread(postgres.database)
+
+
+async def deployed(web: Member, name: str, **more: object) -> Answer:
+    """The answer to a deploy that is repeated until it is done."""
+
+    async def done() -> Answer | None:
+        answer = await web.deploy(name, **more)
+        assert answer.status < 300 or answer.status == 503, answer.body
+        return answer if answer.status < 300 else None
+
+    return await until(done)
+
+
+async def refused(web: Member, name: str) -> tuple[int, str]:
+    """How a deploy is answered that is not done."""
+    answer = await web.deploy(name)
+    assert answer.json["success"] is False
+    return answer.status, answer.json["code"]
+
+
+async def lists(web: Member, *names: str) -> bool:
+    return sorted(await web.document("/listvm")) == sorted(names)
+
+
+async def missing(web: Member, name: str) -> bool:
+    return (await web.get(f"/v1/vms/{name}")).status == 404
