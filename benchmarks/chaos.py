@@ -84,9 +84,9 @@ def _away(result: Result) -> list[Figure]:
     changes = [each for each in result.away if each.change]
     readings = [each for each in result.away if not each.change]
     # what is promised already can be answered from memory for a while
-    refused = [each for each in changes if not 200 <= each.status < 500]
+    refused = [each for each in changes if each.failed]
     uncoded = sum(each.status != 503 or not each.code for each in refused)
-    failed = sum(each.status != 200 for each in readings)
+    failed = sum(each.failed for each in readings)
     took_ms = [each.took_s * 1000 for each in refused]
     return [
         Figure(f"{title} changes refused", len(refused), "times", 100, at_least=True),

@@ -77,6 +77,8 @@ class Plan:
     hosts: int = 4
     clients: int = 16
     lease_s: float = 1.0
+    answer_s: float = 4.0
+    """A client waits so long for one answer, then asks another global scheduler."""
 
     @property
     def kills(self) -> int:

@@ -37,7 +37,7 @@ class _Rounds:
     def __init__(self, cluster: ChaosCluster, plan: Plan, progress: Callable[[str], None]) -> None:
         self._cluster = cluster
         self._plan = plan
-        self._witness = Witness(plan.seed, cluster.nodes, progress)
+        self._witness = Witness(plan, cluster.nodes, progress)
         self._faults = Faults(cluster, self._witness, plan.lease_s)
         longest_s = max((each.lasts_s for each in plan.rounds), default=0.0)
         self._load = Load(

@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 from random import Random
 
 from benchmarks.chaoscluster import Node
+from benchmarks.chaosplan import Plan
 from benchmarks.crashcheck import Finding
 from benchmarks.crashclient import Answer, Request, ask
 from benchmarks.crashcluster import Row
 from benchmarks.crashload import Tale
 
-ANSWER_S = 4.0
-"""A client waits so long for one answer, then asks another global scheduler."""
 SETTLE_S = 45.0
 """Within this all is well again."""
 TOLD = 60
@@ -42,6 +41,11 @@ class Heard:
     @property
     def change(self) -> bool:
         return self.request.method != "GET" or self.request.target.startswith(_CHANGES)
+
+    @property
+    def failed(self) -> bool:
+        """Whether it is no answer, or one that says that something is out of order."""
+        return not 200 <= self.status < 500
 
     @property
     def acknowledged(self) -> bool:
@@ -74,13 +78,14 @@ class Result:
 class Witness:
     """Of one run."""
 
-    def __init__(self, seed: int, nodes: Sequence[Node], progress: Callable[[str], None]) -> None:
+    def __init__(self, plan: Plan, nodes: Sequence[Node], progress: Callable[[str], None]) -> None:
         self.result = Result()
         self.heard: list[Heard] = []
         self.tales: Sequence[Tale] = ()
         self.history: Sequence[Row] = ()
         self.round = 0
-        self._seed = seed
+        self._seed = plan.seed
+        self._answer_s = plan.answer_s
         self._nodes = nodes
         self._progress = progress
         self._doors: dict[str, Random] = {}
@@ -109,7 +114,7 @@ class Witness:
         sent_s = time.monotonic()
         status, code = 0, ""
         try:
-            answer = await ask(node.port, request, ANSWER_S)
+            answer = await ask(node.port, request, self._answer_s)
             status, code = answer.status, answer.code
             return answer
         finally:

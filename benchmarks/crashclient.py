@@ -60,7 +60,7 @@ class Answer:
 
     @property
     def code(self) -> str:
-        return str(self.document.get("code") or "")
+        return "" if self.success else str(self.document.get("code") or "")
 
     @property
     def vm_host(self) -> str:
