@@ -13,7 +13,7 @@ TOPOLOGY := debug/topology_EPYC-7662-exp.json
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup runtime dev demo up demo-replay test test-real check bench fuzz
+.PHONY: help setup runtime dev demo up demo-replay test test-real check bench chaos fuzz
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1#/p' $(MAKEFILE_LIST) | while IFS='#' read -r name text; do \
@@ -65,6 +65,9 @@ check: dev  ## lint, types and import rules
 fuzz: dev  ## hold both APIs to their documents with 500 examples an operation; minutes
 	@FUZZ_EXAMPLES=500 $(PY) -m pytest -q --timeout=1200 \
 		tests/test_api_contract.py tests/test_global_contract.py
+
+chaos: dev  ## kill, stop and cut off several global schedulers; SEED=7 ROUNDS=30 repeats a run
+	@$(PY) -m benchmarks$(if $(SEED)$(ROUNDS),.chaos $(or $(SEED),7) $(ROUNDS), chaos)
 
 bench: dev  ## measure planning, status and replay; results are kept in results/
 	@$(PY) -m benchmarks $(BENCH)

@@ -22,8 +22,8 @@ BENCHMARKS = (
     "faultyhosts",
     "crashes",
 )
-ON_DEMAND = ("hypervisor", "repin")
-"""Run only when named: they want libvirt, and the second one root too."""
+ON_DEMAND = ("hypervisor", "repin", "chaos")
+"""Run only when named: the first two want libvirt, one of them root too; the last takes long."""
 
 Progress = Callable[[str], None]
 """Told in a few words what is being measured."""

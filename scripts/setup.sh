@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes .venv hold what VMStack needs: `setup.sh runtime` to run it, `setup.sh dev` to test it too,
-# with a hypervisor and guests to test on.
+# with a hypervisor, guests and a database server to test on.
 # A stamp remembers for which requirements, Python and libvirt headers that was done last, so a
 # second start takes no time. PYTHON=… chooses the interpreter.
 set -euo pipefail
@@ -86,6 +86,11 @@ lab_packages_here() {
     [ -f /usr/share/libvirt/schemas/domain.rng ]
 }
 
+# Are there the programs of a database server, where tests/postgres.py looks for them?
+postgres_here() {
+    compgen -G "/usr/lib/postgresql/*/bin/initdb" > /dev/null || command -v initdb > /dev/null
+}
+
 lab_guest_here() { compgen -G "$lab_cache/parts-*/vmlinuz" > /dev/null; }
 
 # What the stamp of a set says when that set is in .venv.
@@ -97,6 +102,7 @@ key() {
     if [ "$1" != dev ]; then return; fi
     sha256sum requirements-dev.txt
     if lab_packages_here && lab_guest_here; then echo "lab yes"; else echo "lab no"; fi
+    if postgres_here; then echo "postgres yes"; else echo "postgres no"; fi
 }
 
 stamp=$venv/.stamp-$set_name
@@ -202,6 +208,33 @@ offer_lab() {
     fi
 }
 
+# The programs, and no server that runs: every test starts one of its own. What the package is told
+# for that is taken back, so that whoever installs another server gets what Debian gives.
+install_postgres() {
+    local conf=/etc/postgresql-common/createcluster.conf failed=0
+    apt_install postgresql-common || return
+    as_root cp -p $conf $conf.vmstack || return
+    as_root sed -i -e '/^#\? *create_main_cluster/d' -e '$a create_main_cluster = false' $conf
+    apt_install postgresql || failed=$?
+    as_root mv $conf.vmstack $conf
+    return $failed
+}
+
+offer_postgres() {
+    local sentence="the tests of the PostgreSQL store will fail, all others do without"
+    if postgres_here; then return; fi
+    if ! may_install; then
+        say "PostgreSQL's server is not here, so $sentence. To have it: apt install postgresql," \
+            "then start again."
+        return
+    fi
+    say "installing PostgreSQL to test on, without starting it …"
+    if ! install_postgres || ! postgres_here; then
+        tail -n 5 "$log" >&2
+        say "that failed, so $sentence. Install postgresql and start again."
+    fi
+}
+
 pip_install() {
     "$python" -m pip install --quiet --disable-pip-version-check --no-input "$@" >> "$log" 2>&1
 }
@@ -234,7 +267,10 @@ make_venv
 rm -f "$stamp"
 offer_headers
 install
-if [ "$set_name" = dev ]; then offer_lab; fi
+if [ "$set_name" = dev ]; then
+    offer_lab
+    offer_postgres
+fi
 key "$set_name" > "$stamp"
 if [ "$set_name" = dev ]; then key runtime > $venv/.stamp-runtime; fi  # the larger has the smaller
 rm -f "$log"

@@ -19,10 +19,13 @@ LEASE_S = 1.0
 ANSWER_S = 1.5
 WITHIN_S = 2.0
 AWAY_S = 1.0
-ROUNDS = (
-    *only(Fault.LEADER_KILLED, SEED, KILLS),
-    *only(Fault.LEADER_STOPPED, SEED, 1),
-    *(replace(each, lasts_s=AWAY_S) for each in only(Fault.DATABASE_AWAY, SEED, 1, wire=False)),
+ROUNDS = tuple(
+    replace(each, after_s=each.after_s / 2, wire_s=each.wire_s / 2, lasts_s=AWAY_S)
+    for each in (
+        *only(Fault.LEADER_KILLED, SEED, KILLS),
+        *only(Fault.LEADER_STOPPED, SEED, 1),
+        *only(Fault.DATABASE_AWAY, SEED, 1, wire=False),
+    )
 )
 
 
