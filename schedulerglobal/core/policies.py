@@ -75,6 +75,8 @@ class Policy:
 _ONE_CPU = 2.0**-20
 _ONE_MIB = 2.0**-31
 # Less than one of the other, however many there are, and exact: 51 bits in all.
+_NOT_NOTHING = 0.02
+# Of hosts that have none of one left, the one with less of the other is still the better.
 
 
 def _progress(on: Trial) -> Numbers:
@@ -92,6 +94,14 @@ def _best_fit(on: Trial) -> Numbers:
     """The least left over: the sum of the fills of CPU and memory."""
     of, at = on.of, on.at
     return on.cpus / of.capacity_cpus[at] + on.memory_mib / of.capacity_memory_mib[at]
+
+
+def _product(on: Trial) -> Numbers:
+    """Least ``(free CPU share + 0.02)(free memory share + 0.02)``: a host filled evenly by half
+    leaves more of that than one whose CPUs or memory are all but used up."""
+    of, at = on.of, on.at
+    free_cpus = on.free_cpus / of.capacity_cpus[at] + _NOT_NOTHING
+    return -(free_cpus * (on.free_mib / of.capacity_memory_mib[at] + _NOT_NOTHING))
 
 
 def _ram_first(on: Trial) -> Numbers:
@@ -119,6 +129,7 @@ POLICIES: Mapping[str, Policy] = MappingProxyType(
         "progress": Policy("progress", _progress),
         "first-fit": Policy("first-fit", _equal),
         "best-fit": Policy("best-fit", _best_fit),
+        "product": Policy("product", _product),
         "round-robin": _ROUND_ROBIN,
         "distributed": _ROUND_ROBIN,
         # one host is filled before the next is begun, so that the others stay empty
