@@ -127,9 +127,7 @@ _Timed = tuple[float, int, int]
 """When, what, and the VM or row."""
 
 
-def _timeline(
-    workload: Workload, outages: Sequence[Outage], boot_delay_s: float
-) -> list[_Timed]:
+def _timeline(workload: Workload, outages: Sequence[Outage], boot_delay_s: float) -> list[_Timed]:
     timed = [(demand.arrival_s, _ARRIVAL, vm) for vm, demand in enumerate(workload)]
     for outage in outages:
         timed.append((outage.fails_s, _FAILURE, outage.row))
