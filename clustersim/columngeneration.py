@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clustersim.pricing import Pattern, Pricing, least_shares
-from clustersim.workload import HostSize, Workload
+from clustersim.workload import HostSize
 from schedulercommon.sizing import cpus_needed
 from schedulerglobal.core.view import Shape
 
@@ -128,27 +128,3 @@ class _Columns:
         )
         prices: Prices = np.maximum(-solved.ineqlin.marginals, 0.0)
         return float(solved.fun), prices
-
-
-def peak_shapes(workload: Workload, host: HostSize) -> list[Shape]:
-    """The VMs there are when the volume bound is largest, the first time it is."""
-    events = sorted(
-        [(each.departure_s, 0, number) for number, each in enumerate(workload)]
-        + [(each.arrival_s, 1, number) for number, each in enumerate(workload)]
-    )
-    by_cpus, by_memory = least_shares([each.shape for each in workload], host)
-    cpus = memory = largest = Fraction(0)
-    peak = 0
-    for place, (_, arrives, number) in enumerate(events):
-        sign = 1 if arrives else -1
-        cpus += sign * by_cpus[number]
-        memory += sign * by_memory[number]
-        if max(cpus, memory) > largest:
-            largest, peak = max(cpus, memory), place + 1
-    there: set[int] = set()
-    for _, arrives, number in events[:peak]:
-        if arrives:
-            there.add(number)
-        else:
-            there.discard(number)
-    return [workload[number].shape for number in sorted(there)]

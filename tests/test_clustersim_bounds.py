@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
-from clustersim.columngeneration import column_bound, peak_shapes
+from clustersim.columngeneration import column_bound
+from clustersim.peaks import Peak, daily_peaks, peak
 from clustersim.pricing import Pricing
 from clustersim.workload import Demand, HostSize
 from schedulercommon.levels import parse_level
@@ -179,6 +180,25 @@ def test_the_peak_counts_departures_first() -> None:
         Demand(10.0, inf, second),
         Demand(11.0, 12.0, third),
     )
-    assert peak_shapes(workload, host) == [first]
-    assert peak_shapes((*workload, Demand(10.0, 11.0, third)), host) == [first]
-    assert peak_shapes((*workload, Demand(10.0, 11.0, first)), host) == [second, first]
+    assert peak((), host) == Peak(0.0, ())
+    assert peak(workload, host) == Peak(0.0, (0,))
+    assert peak((*workload, Demand(10.0, 11.0, third)), host) == Peak(0.0, (0,))
+    assert peak((*workload, Demand(10.0, 11.0, first)), host) == Peak(10.0, (1, 3))
+    by_memory = (*workload, Demand(11.5, 12.0, shape(1, 70, "3")))
+    assert peak(by_memory, host) == Peak(11.5, (1, 2, 3))
+
+
+def test_each_day_has_a_peak() -> None:
+    day_s, one = 86_400.0, shape(1, 1, "1")
+    workload = (
+        Demand(0.0, day_s, one),
+        Demand(5.0, inf, one),
+        Demand(2.5 * day_s, 2.6 * day_s, one),
+        Demand(2.5 * day_s, inf, one),
+        Demand(2.7 * day_s, inf, one),
+        Demand(2.7 * day_s, 2.8 * day_s, one),
+    )
+    assert daily_peaks(workload, HostSize(8, 100)) == [
+        Peak(2.7 * day_s, (1, 3, 4, 5)),
+        Peak(5.0, (0, 1)),
+    ]
