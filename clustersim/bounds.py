@@ -31,9 +31,7 @@ def volume_bound(workload: Workload, host: HostSize) -> float:
         memory_mib += more_mib
         most_parts = max(most_parts, parts)
         most_mib = max(most_mib, memory_mib)
-    return float(
-        max(Fraction(most_parts, common * host.cpus), Fraction(most_mib, host.memory_mib))
-    )
+    return float(max(Fraction(most_parts, common * host.cpus), Fraction(most_mib, host.memory_mib)))
 
 
 def whole_hosts(bound: float) -> int:
