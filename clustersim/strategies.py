@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-
-from clustersim.engine import Rebalancer, Strategy
+from clustersim.engine import Strategy
+from clustersim.rebalancing import REBALANCERS
 from schedulerglobal.core.policies import POLICIES
 
 DEDICATED = "dedicated"
@@ -13,8 +11,6 @@ DEDICATED = "dedicated"
 FIRST_FIT = "first-fit"
 DEFAULT = (DEDICATED, FIRST_FIT, "best-fit", "progress", "product", "tight")
 """What is compared unless asked otherwise."""
-
-REBALANCERS: Mapping[str, Rebalancer] = MappingProxyType({})
 
 
 def default_policies() -> tuple[str, ...]:

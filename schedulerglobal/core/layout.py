@@ -7,8 +7,7 @@ a host is read from the view once, copied when a trial changes it, and never wri
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -21,15 +20,6 @@ Vm = TypeVar("Vm", bound=Hashable)
 """What tells VMs apart: a name, or a number."""
 Key = tuple[int, int, int, int]
 """A shape as integers, whose hash is cheap: vCPUs, MiB, and the level's two halves."""
-
-
-@dataclass(frozen=True, slots=True)
-class Move(Generic[Vm]):
-    """One VM from a host to another: rows of the view."""
-
-    vm: Vm
-    source: int
-    destination: int
 
 
 def key_of(shape: Shape) -> Key:
@@ -73,8 +63,15 @@ class Held:
 class Standing(Generic[Vm]):
     """One host: what is free, what its levels have, and its VMs."""
 
-    __slots__ = ("capacity_cpus", "capacity_mib", "free_cpus", "levels", "overhead_mib")
-    __slots__ += ("room_mib", "vms")
+    __slots__ = (
+        "capacity_cpus",
+        "capacity_mib",
+        "free_cpus",
+        "levels",
+        "overhead_mib",
+        "room_mib",
+        "vms",
+    )
 
     free_cpus: int
     room_mib: int

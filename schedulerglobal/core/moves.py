@@ -12,11 +12,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic
 
-from schedulerglobal.core.layout import Key, Layout, Move, Standing, Vm, key_of
+from schedulerglobal.core.layout import Key, Layout, Standing, Vm, key_of
 from schedulerglobal.core.policies import POLICIES
 from schedulerglobal.core.view import ClusterView, Shape
 
 MOST_MOVES = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Move(Generic[Vm]):
+    """One VM from a host to another: rows of the view."""
+
+    vm: Vm
+    source: int
+    destination: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +60,24 @@ def plan_clearing(
     of *rows* (all, if None) can be cleared with *most_moves*. *vms* are those of each row."""
     layout = Layout(view, vms, POLICIES["product"].score)
     asked = key_of(shape)
-    able = range(len(view)) if rows is None else sorted(rows)
-    tries = [
-        _Try(row, layout.standing(row))
-        for row in able
-        if view.is_open(row) and _could_ever_fit(layout.standing(row), asked)
-    ]
+    waiting: dict[int, list[int]] = {}
+    for row in range(len(view)) if rows is None else sorted(rows):
+        if view.is_open(row):
+            waiting.setdefault(_least_moves(layout.standing(row), asked), []).append(row)
+    if 0 in waiting:
+        return Clearing(waiting[0][0], ())
+    tries: list[_Try[Vm]] = []
     # all one move further at a time: the first that is cleared needs fewest
-    for _ in range(most_moves):
-        tries = [each for each in tries if _move_one_out(each, layout, asked)]
+    for count in range(1, most_moves + 1):
+        late = [_Try(row, layout.standing(row)) for row in waiting.get(count, ())]
+        for _ in range(count - 1):
+            late = [each for each in late if _move_one_out(each, layout, asked)]
+        tries = [
+            each
+            for each in (*tries, *late)
+            if _move_one_out(each, layout, asked)
+            and _least_moves(each.changed[each.row], asked) <= most_moves - count
+        ]
         cleared = [each for each in tries if each.changed[each.row].has_room(asked)]
         if cleared:
             best = min(cleared, key=lambda each: (each.memory_mib, each.row))
@@ -67,19 +85,40 @@ def plan_clearing(
     return None
 
 
-def _could_ever_fit(on: Standing[Vm], asked: Key) -> bool:
-    alone = max(-(-asked[0] * asked[3] // asked[2]), asked[0])
-    return alone <= on.capacity_cpus and asked[1] + on.overhead_mib <= on.capacity_mib
+def _least_moves(on: Standing[Vm], asked: Key) -> int:
+    """No fewer make room for *asked*, whichever VMs they take; more than there are if none do."""
+    cpus, memory_mib = on.gained(asked) - on.free_cpus, asked[1] - on.room_mib
+    keys = on.vms.values()
+    return max(
+        # a VM frees no more CPUs than it has vCPUs
+        _fewest(cpus, (key[0] for key in keys)),
+        _fewest(memory_mib, (key[1] + on.overhead_mib for key in keys)),
+    )
+
+
+def _fewest(needed: int, pieces: Iterable[int]) -> int:
+    """How many of *pieces* add up to what is *needed*; one more than there are if all do not."""
+    if needed <= 0:
+        return 0
+    count = 0
+    for count, piece in enumerate(sorted(pieces, reverse=True), start=1):
+        needed -= piece
+        if needed <= 0:
+            return count
+    return count + 1
 
 
 def _move_one_out(trial: _Try[Vm], layout: Layout[Vm], asked: Key) -> bool:
-    """Move the VM that closes most; False if none that closes anything can go anywhere."""
+    """Move the VM that closes most; False if none can go anywhere."""
     source = trial.changed[trial.row]
-    ways = {key: (_missing(source, key, asked), vm) for vm, key in reversed(source.vms.items())}
-    for key, (_, vm) in sorted(ways.items(), key=lambda way: way[1][0]):
+    firsts: dict[Key, Vm] = {}
+    for vm, key in source.vms.items():
+        firsts.setdefault(key, vm)
+    for _, _, key in sorted((*_missing(source, key, asked), key) for key in firsts):
         destination = layout.destination(key, trial.row, trial.changed)
         if destination is None:
             continue
+        vm = firsts[key]
         if destination not in trial.changed:
             trial.changed[destination] = layout.standing(destination).copy()
         trial.changed[destination].add(vm, key)
