@@ -129,10 +129,14 @@ _Timed = tuple[float, int, int]
 
 def _timeline(workload: Workload, outages: Sequence[Outage], boot_delay_s: float) -> list[_Timed]:
     timed = [(demand.arrival_s, _ARRIVAL, vm) for vm, demand in enumerate(workload)]
-    for outage in outages:
+    again_s: dict[int, float] = {}
+    for outage in sorted(outages, key=lambda outage: outage.fails_s, reverse=True):
         timed.append((outage.fails_s, _FAILURE, outage.row))
-        if outage.returns_s < inf:
-            timed.append((outage.returns_s + boot_delay_s, _READY, outage.row))
+        ready_s = outage.returns_s + boot_delay_s
+        # a host that fails again while it boots is not ready in between
+        if ready_s < again_s.get(outage.row, inf):
+            timed.append((ready_s, _READY, outage.row))
+        again_s[outage.row] = outage.fails_s
     timed.sort()  # which makes it a heap
     return timed
 
@@ -151,7 +155,6 @@ class _Run:
         self._hosts = hosts
         self._policy = strategy.policy
         self._ranker = Ranker(hosts.view, Turn(Random(seed)))
-        self._moves = strategy.moves
         self._rebalancing = (
             strategy.moves(hosts, self._ranker, strategy.policy) if strategy.moves else None
         )
@@ -186,6 +189,7 @@ class _Run:
                 continue
             if what == _ARRIVAL:
                 demand = workload[number]
+                self._ranker.arrived(demand.shape)
                 if self._place(now_s, number, demand.shape):
                     if demand.departure_s < inf:
                         heappush(heap, (demand.departure_s, _DEPARTURE, number))
