@@ -164,4 +164,5 @@ def test_only_policies_that_say_so_choose_otherwise() -> None:
     choices = {name: policy.choice for name, policy in POLICIES.items()}
     assert choices.pop("random") is Choice.ANY
     assert choices.pop("round-robin") is choices.pop("distributed") is Choice.NEXT
+    assert choices.pop("tight") is Choice.LEAST_LOSS
     assert set(choices.values()) == {Choice.LARGEST}

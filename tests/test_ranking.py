@@ -74,7 +74,12 @@ def check_choice(
         return
     scores = {each: known[each].score(shape, policy.name) for each in able}
     best = max(scores.values())
-    if policy.name in ("progress", "best-fit", "product"):  # floats: of near-equal ones, either
+    if policy.name in (
+        "progress",
+        "best-fit",
+        "product",
+        "tight",
+    ):  # floats: of near-equal ones, either
         assert float(scores[row]) == pytest.approx(float(best), rel=1e-9, abs=1e-6)  # type: ignore[arg-type]
     else:
         assert row == min(each for each in able if scores[each] == best)

@@ -61,6 +61,8 @@ class Choice(Enum):
     """The first after the one placed on last, round and round."""
     ANY = auto()
     """One drawn by lot."""
+    LEAST_LOSS = auto()
+    """The one where the shapes to come lose least: :mod:`schedulerglobal.core.tight`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,7 @@ def _fewest_vms(on: Trial) -> Numbers:
     return on.of.vms[on.at] * -1.0
 
 
+PRODUCT = Policy("product", _product)
 _ROUND_ROBIN = Policy("round-robin", _equal, Choice.NEXT)
 
 POLICIES: Mapping[str, Policy] = MappingProxyType(
@@ -129,7 +132,9 @@ POLICIES: Mapping[str, Policy] = MappingProxyType(
         "progress": Policy("progress", _progress),
         "first-fit": Policy("first-fit", _equal),
         "best-fit": Policy("best-fit", _best_fit),
-        "product": Policy("product", _product),
+        "product": PRODUCT,
+        # by product while too little is known of what is asked for
+        "tight": Policy("tight", _product, Choice.LEAST_LOSS),
         "round-robin": _ROUND_ROBIN,
         "distributed": _ROUND_ROBIN,
         # one host is filled before the next is begun, so that the others stay empty
