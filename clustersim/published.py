@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from types import MappingProxyType
 
-Mix = tuple[int, int, int]
-"""Per cent of the VMs at levels 1, 2 and 3."""
+from schedulercommon.levels import format_level
+
+Mix = tuple[Fraction, ...]
+"""Shares of the VMs, of 1, at levels 1, 2 and 3."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +32,18 @@ class PublishedRow:
         return 1 - self.shared / self.dedicated
 
 
-def _of(workload: str, *rows: tuple[Mix, int, int]) -> tuple[PublishedRow, ...]:
-    return tuple(PublishedRow(workload, *row) for row in rows)
+def percents(mix: Mix) -> str:
+    """As users write it: ``25,50,25``."""
+    return ",".join(format_level(share * 100).removesuffix(".0") for share in mix)
+
+
+def _of(workload: str, *rows: tuple[tuple[int, int, int], int, int]) -> tuple[PublishedRow, ...]:
+    return tuple(
+        PublishedRow(
+            workload, tuple(Fraction(percent, 100) for percent in per_cent), dedicated, shared
+        )
+        for per_cent, dedicated, shared in rows
+    )
 
 
 PUBLISHED: tuple[PublishedRow, ...] = (

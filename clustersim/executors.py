@@ -1,0 +1,118 @@
+"""Where cells are worked out: processes of this machine, or a Dask cluster.
+
+Both are executors as the standard library knows them. Ctrl-C is for the command alone: the
+processes it starts never see it, and are ended by it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import signal
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+from schedulercommon.errors import UsageError, VmStackError
+
+LOCAL = "local"
+CONNECT_TIMEOUT_S = 10.0
+
+_DASK_ADDRESS = re.compile(r"(tcp|tls|ws|wss|ucx|inproc)://\S+")
+
+
+def check_executor(text: str) -> str:
+    """*text*, if it is ``local`` or the address of a Dask scheduler; else raises ValueError."""
+    if text == LOCAL or _DASK_ADDRESS.fullmatch(text):
+        return text
+    raise ValueError(
+        f"{text[:80]!r} is no executor; write {LOCAL}, or the address of a Dask scheduler like"
+        " tcp://127.0.0.1:8786"
+    )
+
+
+@contextmanager
+def open_executor(text: str, workers: int) -> Iterator[tuple[Executor, int]]:
+    """An executor and how many cells it works on at once; raises VmStackError, UsageError.
+
+    What has not begun when the block ends by an exception is dropped.
+    """
+    if text == LOCAL:
+        with _processes(workers) as pool:
+            yield pool, workers
+    else:
+        with _dask(text) as found:
+            yield found
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """To submit cells in. The processes that start meanwhile ignore Ctrl-C from their first
+    instruction, for what is ignored when a program starts stays so."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _processes(workers: int) -> Iterator[Executor]:
+    # Spawned, not forked: the progress bar has a thread.
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        # Cells under way would be finished for nobody.
+        for child in multiprocessing.active_children():
+            child.terminate()
+        raise
+    pool.shutdown()
+
+
+@contextmanager
+def _dask(address: str) -> Iterator[tuple[Executor, int]]:
+    try:
+        import distributed as untyped
+    except ImportError:
+        raise UsageError(
+            "a Dask cluster needs the package distributed, which is not installed; install"
+            " requirements-dev.txt, or leave --executor out"
+        ) from None
+    distributed: Any = untyped
+    try:
+        client = distributed.Client(
+            address, timeout=CONNECT_TIMEOUT_S, set_as_default=False, direct_to_workers=False
+        )
+    except (OSError, ValueError) as problem:
+        raise VmStackError(
+            f"no Dask scheduler answers at {address}: {_reason(problem)}; start one with"
+            " `dask scheduler`, or leave --executor out"
+        ) from problem
+    with client:
+        workers = sum(client.nthreads().values())
+        if not workers:
+            raise VmStackError(
+                f"the Dask scheduler at {address} has no workers; start some with `dask worker"
+                f" {address}`"
+            )
+        executor: Executor = client.get_executor(pure=False)
+        try:
+            yield executor, workers
+        except BaseException:
+            executor.shutdown(wait=False)
+            raise
+
+
+def _reason(problem: Exception) -> str:
+    text = str(problem).strip().rstrip(".").partition("\n")[0]
+    return text or type(problem).__name__
+
+
+def all_cores() -> int:
+    """CPUs this process may run on."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
