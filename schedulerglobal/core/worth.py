@@ -28,6 +28,9 @@ class Expected:
     def __init__(self, shapes: tuple[Shape, ...]) -> None:
         self.shapes = shapes
         self._levels = list(dict.fromkeys(each.level for each in shapes))
+        self._place_of = {
+            (each.numerator, each.denominator): place for place, each in enumerate(self._levels)
+        }
         self._level_of = np.array([self._levels.index(each.level) for each in shapes], np.intp)
         self._vcpus = _upright([each.vcpus for each in shapes])
         self._parts = _upright([each.vcpus * each.level.denominator for each in shapes])
@@ -61,17 +64,27 @@ class Expected:
 
     def with_one(self, rooms: Rooms, shape: Shape, gained_cpus: Numbers) -> Rooms:
         """*rooms* once each host has one VM of *shape* more, whose level gains *gained_cpus*."""
+        after = self._moved(rooms, shape, -1, gained_cpus)
+        return np.maximum(after, 0, out=after)
+
+    def without_one(self, rooms: Rooms, shape: Shape, freed_cpus: Numbers) -> Rooms:
+        """*rooms* once each host has one VM of *shape* less, whose level gives back
+        *freed_cpus*."""
+        return self._moved(rooms, shape, 1, freed_cpus)
+
+    def _moved(self, rooms: Rooms, shape: Shape, sign: int, cpus: Numbers) -> Rooms:
         count = len(self._levels)
         after = rooms.copy()
-        after[:count] -= self._numerators * gained_cpus
-        after[count:-2] -= gained_cpus
-        if shape.level in self._levels:
-            own = self._levels.index(shape.level)
-            # what its level gains was free for it before
-            after[own] = rooms[own] - shape.vcpus * shape.level.denominator
+        own = self._place_of.get((shape.level.numerator, shape.level.denominator))
+        cpus = sign * cpus
+        after[:count] += self._numerators * cpus
+        after[count:-2] += cpus
+        if own is not None:
+            # what its level gains or gives back was, or is, free for it all the same
+            after[own] = rooms[own] + sign * shape.vcpus * shape.level.denominator
             after[count + own] = rooms[count + own]
-        after[-2] -= shape.memory_mib + rooms[-1]
-        return np.maximum(after, 0, out=after)
+        after[-2] += sign * (shape.memory_mib + rooms[-1])
+        return after
 
     def worth(self, rooms: Rooms) -> Floats:
         """``n(25 + 2 n)`` for each shape, a row, and each host, a column.
