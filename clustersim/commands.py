@@ -199,7 +199,7 @@ def _size_lines(
 ) -> Iterator[str]:
     least = whole_hosts(bound)
     yield f"{len(workload)} VMs; hosts of {_shown(host)}\n"
-    yield f"no policy can do with fewer than {bound:.1f} hosts, that is {least}\n\n"
+    yield f"no policy can do with fewer than {bound:.2f} hosts, that is {least}\n\n"
     moved = any(each.moves for each in found)
     width = max(len("policy"), *(len(each.policy) for each in found))
     over = f"above {least}"

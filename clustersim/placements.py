@@ -65,5 +65,7 @@ def write_lines(path: Path, lines: Iterable[str], option: str) -> None:
 
 
 def _failed(path: Path, option: str, problem: OSError | ValueError) -> OutputError:
-    why = problem.strerror if isinstance(problem, OSError) else problem
+    why: object = problem.strerror if isinstance(problem, OSError) else problem
+    if isinstance(problem, FileExistsError):
+        why = f"{path.parent} is not a folder"
     return OutputError(f"cannot write {path}: {why}; choose another file with {option}")
