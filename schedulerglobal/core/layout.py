@@ -98,6 +98,11 @@ class Standing(Generic[Vm]):
             return max(-(-key[0] * key[3] // key[2]), key[0])
         return held.with_one(key[0]) - held.owned
 
+    def freed(self, key: Key) -> int:
+        """CPUs its level would give back with one VM less."""
+        held = self.levels[key[2:]]
+        return held.owned - held.without(key[0])
+
     def has_room(self, key: Key) -> bool:
         return key[1] <= self.room_mib and self.gained(key) <= self.free_cpus
 
@@ -127,6 +132,27 @@ class Standing(Generic[Vm]):
         self.room_mib += memory_mib + self.overhead_mib
 
 
+def read_standing(view: ClusterView, row: int, vms: Mapping[Vm, Shape]) -> Standing[Vm]:
+    """The host of *row*, which has *vms* and no others."""
+    cells = view.cells
+    capacity_cpus, capacity_mib = cells.capacity_cpus[row], cells.capacity_memory_mib[row]
+    standing: Standing[Vm] = Standing(
+        int(capacity_cpus), int(capacity_mib), int(cells.overhead_mib[row])
+    )
+    standing.free_cpus = int(capacity_cpus - cells.cpus[row])
+    standing.room_mib = int(capacity_mib - cells.memory_mib[row])
+    levels = standing.levels = {}
+    for level, owned, vcpus in view.levels_of(row):
+        held = levels[level.numerator, level.denominator] = Held(level.numerator, level.denominator)
+        held.owned, held.vcpus = owned, vcpus
+    standing.vms = {vm: key_of(shape) for vm, shape in vms.items()}
+    for vcpus, _, numerator, denominator in standing.vms.values():
+        levels[numerator, denominator].sizes.append(vcpus)
+    for held in levels.values():
+        held.sizes.sort()
+    return standing
+
+
 class Layout(Generic[Vm]):
     """The hosts of a view with *vms*, all those promised on each row; read when first asked for.
 
@@ -150,7 +176,9 @@ class Layout(Generic[Vm]):
         """To be copied before it is changed."""
         found = self._standings.get(row)
         if found is None:
-            found = self._standings[row] = self._read(row)
+            vms = self._vms[row]
+            found = self._standings[row] = read_standing(self._view, row, vms)
+            self._shapes.update(zip(found.vms.values(), vms.values(), strict=True))
         return found
 
     def destination(self, key: Key, source: int, changed: Mapping[int, Standing[Vm]]) -> int | None:
@@ -171,28 +199,6 @@ class Layout(Generic[Vm]):
             if score > best_score or (score == best_score and best is not None and row < best):
                 best, best_score = row, score
         return best
-
-    def _read(self, row: int) -> Standing[Vm]:
-        view, cells = self._view, self._view.cells
-        capacity_cpus, capacity_mib = cells.capacity_cpus[row], cells.capacity_memory_mib[row]
-        standing: Standing[Vm] = Standing(
-            int(capacity_cpus), int(capacity_mib), int(cells.overhead_mib[row])
-        )
-        standing.free_cpus = int(capacity_cpus - cells.cpus[row])
-        standing.room_mib = int(capacity_mib - cells.memory_mib[row])
-        levels = standing.levels = {}
-        for level, owned, vcpus in view.levels_of(row):
-            held = levels[level.numerator, level.denominator] = Held(
-                level.numerator, level.denominator
-            )
-            held.owned, held.vcpus = owned, vcpus
-        vms = standing.vms = {vm: key_of(shape) for vm, shape in self._vms[row].items()}
-        self._shapes.update(zip(vms.values(), self._vms[row].values(), strict=True))
-        for vcpus, _, numerator, denominator in vms.values():
-            levels[numerator, denominator].sizes.append(vcpus)
-        for held in levels.values():
-            held.sizes.sort()
-        return standing
 
     def _ordered(self, shape: Shape) -> tuple[list[int], list[float]]:
         rows = slice(len(self._view))

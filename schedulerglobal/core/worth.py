@@ -40,6 +40,11 @@ class Expected:
     def __len__(self) -> int:
         return len(self.shapes)
 
+    @property
+    def kinds_of_room(self) -> int:
+        """Rows of rooms."""
+        return 2 * len(self._levels) + 2
+
     def sizes(self, cpus: float, memory_mib: float) -> Floats:
         """Of each shape, on a host of so many CPUs and MiB: between the mean of its two shares and
         the larger, half-way."""
@@ -51,11 +56,11 @@ class Expected:
     def rooms(self, view: ClusterView, at: At) -> Rooms:
         """Of the hosts *at*, new VMs allowed or not."""
         of, count = view.columns, len(self._levels)
-        overhead_mib = of.overhead_mib[at]
-        rooms = np.empty((2 * count + 2, len(overhead_mib)))
+        overhead_mib, free_cpus = of.overhead_mib[at], of.room_cpus[at]
+        rooms = np.empty((self.kinds_of_room, len(overhead_mib)))
         for place, level in enumerate(self._levels):
             columns = view.level_columns(level)
-            cpus = np.add(columns.owned[at], of.room_cpus[at], out=rooms[count + place])
+            cpus = np.add(columns.owned[at], free_cpus, out=rooms[count + place])
             np.subtract(cpus * level.numerator, columns.parts[at], out=rooms[place])
         np.subtract(of.capacity_memory_mib[at], of.memory_mib[at], out=rooms[-2])
         rooms[-2] += overhead_mib
