@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from schedulerglobal.core.arrivals import Arrivals
 from schedulerglobal.core.scores import NO_ROOM, Scores
 from schedulerglobal.core.view import BLOCK, At, ClusterView, Shape, gained_cpus
-from schedulerglobal.core.worth import SCALE, Expected, Floats
+from schedulerglobal.core.worth import SCALE, Expected, Floats, Rooms
 
 _SIZE_EXPONENT = 0.3
 _SCARCITY_EXPONENT = 1.8
@@ -59,7 +59,10 @@ class ExpectedFit:
         """By row, the worth to each shape; then, if new VMs may go there, CPUs, memory and 1."""
         self._totals: Floats = np.zeros(_OF_HOST)
         """Sums of those columns."""
+        self._rooms: Rooms = np.empty((self._expected.kinds_of_room, 0))
         self._changes = _NEVER
+        self._sizes: tuple[list[float], Floats | float] = ([], 1.0)
+        """By which of the last totals they were worked out, and to which power they count."""
         self._kept: dict[Shape, _Kept] = {}
 
     @property
@@ -70,11 +73,14 @@ class ExpectedFit:
     def prices(self) -> tuple[Expected, Floats]:
         """What is expected, and the price of each."""
         self._follow()
-        cpus, memory_mib, hosts = self._totals[-_OF_HOST:].tolist()
-        size = self._expected.sizes(cpus / hosts, memory_mib / hosts) if hosts else 1.0
+        capacity = self._totals[-_OF_HOST:].tolist()
+        if capacity != self._sizes[0]:
+            cpus, memory_mib, hosts = capacity
+            sizes = self._expected.sizes(cpus / hosts, memory_mib / hosts) if hosts else 1.0
+            self._sizes = capacity, sizes**_SIZE_EXPONENT
         scarcity = self._totals[:-_OF_HOST] / SCALE + 1
         shares = self._arrivals.counts / max(self._arrivals.total, 1)
-        return self._expected, shares * size**_SIZE_EXPONENT / scarcity**_SCARCITY_EXPONENT
+        return self._expected, shares * self._sizes[1] / scarcity**_SCARCITY_EXPONENT
 
     def scores(self, shape: Shape) -> Scores:
         """Of all rows, in order: minus the worth that a host loses, the mean over the shapes
@@ -110,7 +116,9 @@ class ExpectedFit:
             self._choices = arrivals.choices
             self._expected = Expected(arrivals.expected)
             self._worth = np.zeros((rows, len(self._expected) + _OF_HOST))
+            self._rooms = np.zeros((self._expected.kinds_of_room, rows))
             self._changes = _NEVER
+            self._sizes = ([], 1.0)
             self._kept.clear()
         if self._changes == view.changes:
             return
@@ -127,9 +135,11 @@ class ExpectedFit:
         self._changes = view.changes
 
     def _look(self, at: At) -> Floats:
-        """What the hosts *at* are worth now, and what they have."""
+        """What the hosts *at* are worth now, and what they have; takes down what is left there."""
         view, of = self._view, self._view.columns
-        worth = self._expected.worth(self._expected.rooms(view, at))
+        rooms = self._expected.rooms(view, at)
+        self._rooms[:, at] = rooms
+        worth = self._expected.worth(rooms)
         found = np.empty((worth.shape[1], len(worth) + _OF_HOST))
         found[:, :-_OF_HOST] = worth.T
         found[:, -3] = of.capacity_cpus[at]
@@ -166,7 +176,7 @@ class ExpectedFit:
         """What the hosts *at*, each a row, lose of their worth; infinite where there is no room."""
         view, of = self._view, self._view.columns
         gained = gained_cpus(view.level_columns(shape.level), at, shape, np.maximum)
-        rooms = self._expected.with_one(self._expected.rooms(view, at), shape, gained)
+        rooms = self._expected.with_one(self._rooms[:, at], shape, gained)
         losses: Floats = self._worth[at, :-_OF_HOST] - self._expected.worth(rooms).T
         room_mib = of.capacity_memory_mib[at] - of.memory_mib[at] if all_open else of.room_mib[at]
         losses[(gained > of.room_cpus[at]) | (room_mib < shape.memory_mib)] = np.inf
