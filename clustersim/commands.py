@@ -6,13 +6,14 @@ import json
 import sys
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from time import monotonic
 
 from clustersim.bounds import volume_bound, whole_hosts
 from clustersim.engine import Event, Outage, Outcome, run
-from clustersim.generator import generate
+from clustersim.generator import DAY_S, generate
 from clustersim.hosts import SimulatedHosts
 from clustersim.options import (
     add_host,
@@ -90,7 +91,7 @@ def add_run_options(options: Options) -> None:
         "--outages",
         metavar="HOST@S-S,…",
         help="hosts, numbered from 0, that fail and return, in seconds: 3@3600-7200,5@90000;"
-        " their VMs are placed anew at once",
+        " their VMs are placed anew at once, and lost where there is no room",
     )
     options.add_argument(
         "--boot-delay",
@@ -124,6 +125,7 @@ def run_once(chosen: Namespace) -> None:
         seed=seed,
         outages=outages,
         boot_delay_s=boot_delay_s,
+        watch=partial(_Told(), strategy.name, count),
     )
     if placements is not None:
         _write_placements(placements, [(strategy.name, outcome.events)])
@@ -186,11 +188,11 @@ class _Told:
     def __init__(self) -> None:
         self._last_s = monotonic()
 
-    def __call__(self, policy: str, hosts: int) -> None:
-        now_s = monotonic()
-        if now_s - self._last_s >= _PATIENCE_S:
-            self._last_s = now_s
-            sys.stderr.write(f"{policy}: trying {hosts} hosts\n")
+    def __call__(self, policy: str, hosts: int, now_s: float) -> None:
+        clock_s = monotonic()
+        if clock_s - self._last_s >= _PATIENCE_S:
+            self._last_s = clock_s
+            sys.stderr.write(f"{policy}: trying {hosts} hosts, day {now_s / DAY_S:.1f}\n")
             sys.stderr.flush()
 
 

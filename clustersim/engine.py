@@ -23,6 +23,7 @@ from schedulerglobal.core.view import Shape
 
 PLACE, REMOVE, MOVE = "place", "remove", "move"
 
+_WATCHED = 512  # arrivals
 _DEPARTURE, _ARRIVAL, _FAILURE, _READY, _DUE = range(5)
 
 
@@ -47,6 +48,9 @@ class Rebalancing(Protocol):
 
     def due(self) -> Sequence[Move]: ...
 
+
+Watch = Callable[[float], None]
+"""Told now and then how far a run is, in seconds of the workload."""
 
 Rebalancer = Callable[[SimulatedHosts, Ranker, Policy], Rebalancing]
 
@@ -111,15 +115,17 @@ def run(
     boot_delay_s: float = 0.0,
     stop_at_refusal: bool = False,
     growing: bool = False,
+    watch: Watch | None = None,
 ) -> Outcome:
     """What becomes of *workload* on *hosts*, which are empty to begin with.
 
     With *stop_at_refusal* nothing after the first is looked at; with *growing* there is none, but
     one more host instead. A host that returned takes VMs *boot_delay_s* later. The VMs of one
-    that fails are placed anew at once, in order of their numbers.
+    that fails are placed anew at once, in order of their numbers; those there is no room for are
+    lost, and do not come again when the host does.
     """
     return _Run(workload, hosts, strategy, seed, growing=growing).through(
-        _timeline(workload, outages, boot_delay_s), stop_at_refusal=stop_at_refusal
+        _timeline(workload, outages, boot_delay_s), watch, stop_at_refusal=stop_at_refusal
     )
 
 
@@ -166,7 +172,7 @@ class _Run:
         self._moved = 0
         self._moved_mib = 0
 
-    def through(self, heap: list[_Timed], *, stop_at_refusal: bool) -> Outcome:
+    def through(self, heap: list[_Timed], watch: Watch | None, *, stop_at_refusal: bool) -> Outcome:
         workload, hosts, events = self._workload, self._hosts, self._events
         row_of = hosts.row_of
         first_s = before_s = heap[0][0] if heap else 0.0
@@ -188,6 +194,8 @@ class _Run:
                     events.append(Event(now_s, REMOVE, number, row, level))
                 continue
             if what == _ARRIVAL:
+                if watch is not None and number % _WATCHED == 0:
+                    watch(now_s)
                 demand = workload[number]
                 self._ranker.arrived(demand.shape)
                 if self._place(now_s, number, demand.shape):

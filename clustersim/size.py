@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 
 from clustersim.bounds import volume_bound, whole_hosts
@@ -20,8 +21,9 @@ FILLING = frozenset(
 """Policies that prefer any host to an empty one, and of equals the first. More hosts change nothing
 before the first refusal, so that a run need not begin anew but goes on with one host more."""
 
-Tried = Callable[[str, int], None]
-"""Told of a policy and a number of hosts about to be tried."""
+Tried = Callable[[str, int, float], None]
+"""Told now and then of a policy, the number of hosts it is tried on, and the seconds of the
+workload it got through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ def least_hosts(
     of_a_level = strategy_of_a_level(policy_name)
     if of_a_level is None:
         strategy = parse_strategy(policy_name)
-        outcome = _least(workload, host, strategy, seed, lambda hosts: tried(policy_name, hosts))
+        outcome = _least(workload, host, strategy, seed, partial(tried, policy_name))
         return Sized(policy_name, outcome.hosts, outcome.events, outcome.moves, outcome.moved_mib)
     return _dedicated(workload, host, of_a_level, policy_name, seed, tried)
 
@@ -75,8 +77,8 @@ def _dedicated(
     clusters: list[tuple[Outcome, list[int]]] = []
     hosts = 0
 
-    def tried_too(more: int) -> None:
-        tried(policy_name, hosts + more)
+    def tried_too(more: int, now_s: float) -> None:
+        tried(policy_name, hosts + more, now_s)
 
     for level in sorted(vms_of):
         vms = vms_of[level]
@@ -97,16 +99,27 @@ def _least(
     host: HostSize,
     strategy: Strategy,
     seed: int,
-    tried: Callable[[int], None],
+    tried: Callable[[int, float], None],
 ) -> Outcome:
     hosts = whole_hosts(volume_bound(workload, host))
     if strategy.moves is None and strategy.policy.name in FILLING:
-        tried(hosts)
-        return run(workload, SimulatedHosts(host, hosts), strategy, seed=seed, growing=True)
+        filled = SimulatedHosts(host, hosts)
+        return run(
+            workload,
+            filled,
+            strategy,
+            seed=seed,
+            growing=True,
+            watch=lambda now_s: tried(len(filled), now_s),
+        )
     while True:
-        tried(hosts)
         outcome = run(
-            workload, SimulatedHosts(host, hosts), strategy, seed=seed, stop_at_refusal=True
+            workload,
+            SimulatedHosts(host, hosts),
+            strategy,
+            seed=seed,
+            stop_at_refusal=True,
+            watch=partial(tried, hosts),
         )
         if not outcome.refused:
             return outcome
