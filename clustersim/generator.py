@@ -1,8 +1,8 @@
 """Makes workloads: VMs of published sizes that come and go, drawn from a seed.
 
 As many VMs as asked for run to begin with. They leave and others arrive in the same measure, each
-kind of VM at its own published pace, so that the number of VMs stays about the same. All mixes of
-levels drawn from one seed have the same VMs at the same times: only levels differ.
+kind of VM at its own published pace, so that the number of VMs stays about the same. Providers and
+mixes of levels draw by themselves, also from one seed: a mean over mixes then is one over draws.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ class Recipe:
 
 def generate(recipe: Recipe) -> Workload:
     """In order of arrival. VMs that would leave after the last day stay."""
-    rng = Random(recipe.seed)
+    # a text as seed is hashed in the same way everywhere
+    mix = ",".join(map(str, recipe.mix))
+    rng = Random(f"{recipe.provider} {mix} {recipe.seed}")
     provider = PROVIDERS[recipe.provider]
     end_s = recipe.days * DAY_S
     pace = recipe.turnover / _MEAN_TURNOVER / DAY_S

@@ -92,15 +92,12 @@ def test_times_are_in_order_and_within_the_days() -> None:
         assert demand.stays or demand.arrival_s < demand.departure_s <= 2 * DAY_S
 
 
-def test_mixes_of_a_seed_differ_in_levels_only() -> None:
-    one, other = (
-        generate(Recipe("azure2017", mix, vms=100))
-        for mix in (MIX, (Fraction(1), Fraction(0), Fraction(0)))
-    )
-    assert [(vm.arrival_s, vm.departure_s, vm.shape.vcpus, vm.shape.memory_mib) for vm in one] == [
-        (vm.arrival_s, vm.departure_s, vm.shape.vcpus, vm.shape.memory_mib) for vm in other
-    ]
-    assert {vm.shape.level for vm in other} == {1}
+def test_mixes_draw_by_themselves() -> None:
+    """Or a mean over mixes would know a seed's few peaks only."""
+    mixes = (MIX, (Fraction(1), Fraction(0), Fraction(0)))
+    one, other = (generate(Recipe("azure2017", mix, vms=100)) for mix in mixes)
+    assert [demand.arrival_s for demand in one] != [demand.arrival_s for demand in other]
+    assert {demand.shape.level for demand in other} == {1}
 
 
 COMMAND = (sys.executable, "-m", "clustersim")
