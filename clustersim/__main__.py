@@ -20,6 +20,9 @@ from clustersim.commands import (
     run_once,
     size,
 )
+from clustersim.grid import add_sweep_options
+from clustersim.report import add_report_options, report
+from clustersim.sweep import sweep
 from schedulerprocess.options import Options, exit_code
 
 _EPILOG = r"""
@@ -45,6 +48,8 @@ COMMANDS: Mapping[str, Command] = {
     "size": Command("find the fewest hosts on which nothing is refused", add_size_options, size),
     "run": Command("tell what becomes of a workload on so many hosts", add_run_options, run_once),
     "generate": Command("write a workload as a trace", add_generate_options, generate_trace),
+    "sweep": Command("size many workloads for many policies", add_sweep_options, sweep),
+    "report": Command("show and draw what a sweep found", add_report_options, report),
 }
 
 

@@ -6,6 +6,7 @@ processes it starts never see it, and are ended by it.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import re
@@ -14,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
+from threading import Thread
 from typing import Any
 
 from schedulercommon.errors import UsageError, VmStackError
@@ -21,7 +23,9 @@ from schedulercommon.errors import UsageError, VmStackError
 LOCAL = "local"
 CONNECT_TIMEOUT_S = 10.0
 
-_DASK_ADDRESS = re.compile(r"(tcp|tls|ws|wss|ucx|inproc)://\S+")
+_GRACE_S = 2.0
+
+_DASK_ADDRESS = re.compile(r"(tcp|tls|ws|wss|ucx)://[^\s/]+:[0-9]{1,5}")
 
 
 def check_executor(text: str) -> str:
@@ -77,22 +81,15 @@ def _processes(workers: int) -> Iterator[Executor]:
 @contextmanager
 def _dask(address: str) -> Iterator[tuple[Executor, int]]:
     try:
-        import distributed as untyped
+        import distributed
     except ImportError:
         raise UsageError(
             "a Dask cluster needs the package distributed, which is not installed; install"
             " requirements-dev.txt, or leave --executor out"
         ) from None
-    distributed: Any = untyped
-    try:
-        client = distributed.Client(
-            address, timeout=CONNECT_TIMEOUT_S, set_as_default=False, direct_to_workers=False
-        )
-    except (OSError, ValueError) as problem:
-        raise VmStackError(
-            f"no Dask scheduler answers at {address}: {_reason(problem)}; start one with"
-            " `dask scheduler`, or leave --executor out"
-        ) from problem
+    # What it has to say at length comes back as exceptions too, and those are told in a sentence.
+    logging.getLogger(distributed.__name__).setLevel(logging.CRITICAL)
+    client = _connected(distributed, address)
     with client:
         workers = sum(client.nthreads().values())
         if not workers:
@@ -106,6 +103,32 @@ def _dask(address: str) -> Iterator[tuple[Executor, int]]:
         except BaseException:
             executor.shutdown(wait=False)
             raise
+
+
+def _connected(distributed: Any, address: str) -> Any:
+    """A client of the scheduler at *address*; raises VmStackError."""
+    found: list[Any] = []
+    problems: list[Exception] = []
+
+    def connect() -> None:
+        try:
+            found.append(
+                distributed.Client(address, timeout=CONNECT_TIMEOUT_S, set_as_default=False)
+            )
+        except (OSError, ValueError, RuntimeError) as problem:
+            problems.append(problem)
+
+    # Somebody else may listen there and never say a word: for that, its own timeout is none.
+    attempt = Thread(target=connect, daemon=True)
+    attempt.start()
+    attempt.join(CONNECT_TIMEOUT_S + _GRACE_S)
+    if found:
+        return found[0]
+    reason = _reason(problems[0]) if problems else "whatever listens there is none"
+    raise VmStackError(
+        f"no Dask scheduler answers at {address}: {reason}; start one with `dask scheduler`, or"
+        " leave --executor out"
+    )
 
 
 def _reason(problem: Exception) -> str:
