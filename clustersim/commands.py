@@ -40,6 +40,7 @@ from clustersim.workload import HostSize, Workload
 from schedulercommon.errors import UsageError
 from schedulercommon.levels import MIB_PER_GB
 from schedulerprocess.options import Options
+from schedulerprocess.settings import parse_file
 
 _PATIENCE_S = 2.0
 """After which whoever waits is told how far it is."""
@@ -143,8 +144,9 @@ def add_generate_options(options: Options) -> None:
 def generate_trace(chosen: Namespace) -> None:
     """Raises UsageError and OutputError."""
     recipe = chosen_recipe(chosen)
-    output = None if chosen.output is None else Path(chosen.output)
-    if output is not None:
+    output = None
+    if chosen.output is not None:
+        output = read_option("--output", chosen.output, parse_file)
         check_writable(output, "--output")
     lines = trace_lines(generate(recipe))
     if output is None:
@@ -162,7 +164,7 @@ def _add_placements(options: Options) -> None:
 def _placements(chosen: Namespace) -> Path | None:
     if chosen.placements is None:
         return None
-    path = Path(chosen.placements)
+    path = read_option("--placements", chosen.placements, parse_file)
     if chosen.trace is not None and _same_file(path, Path(chosen.trace)):
         raise UsageError(f"--placements would overwrite the trace {path}; choose another file")
     check_writable(path, "--placements")

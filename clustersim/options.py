@@ -11,7 +11,6 @@ from collections.abc import Callable
 from fractions import Fraction
 from itertools import pairwise
 from math import inf
-from pathlib import Path
 from typing import TypeVar
 
 from clustersim.distributions import PROVIDERS
@@ -23,6 +22,7 @@ from schedulercommon.errors import UsageError
 from schedulercommon.levels import MIB_PER_GB, parse_decimal
 from schedulercommon.model import MAX_MEMORY_MIB, MAX_VCPUS
 from schedulerprocess.options import Options
+from schedulerprocess.settings import parse_file
 
 T = TypeVar("T")
 
@@ -88,7 +88,7 @@ def chosen_workload(chosen: Namespace) -> Trace:
     given = [name for name in ("workload", *_DRAWN) if getattr(chosen, name) is not None]
     if given:
         raise UsageError(f"--trace and --{given[0]} exclude each other; give one of the two")
-    return read_trace(Path(trace))
+    return read_trace(read_option("--trace", trace, parse_file))
 
 
 def chosen_recipe(chosen: Namespace) -> Recipe:

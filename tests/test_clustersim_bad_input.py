@@ -157,6 +157,9 @@ USAGE: dict[str, tuple[tuple[str, ...], str]] = {
     "a seed in words": (("size", *DRAWN, "--seed=x"), "--seed: 'x' is not a whole number"),
     "a correlation above 1": (("size", *DRAWN, "--correlation=1.1"), "'1.1' is not from -1 to 1"),
     "a turnover below 0": (("size", *DRAWN, "--turnover=-1"), "--turnover: '-1' is not a number"),
+    "a trace without a name": (("size", "--trace="), "--trace: '' is a folder; name a file"),
+    "placements without a name": (("size", *DRAWN, "--placements=.."), "--placements: '..' is a"),
+    "an output without a name": (("generate", *DRAWN, "--output="), "--output: '' is a folder"),
     "no hosts": (("run", *DRAWN), "add --hosts=40"),
     "hosts in words": (("run", *DRAWN, "--hosts=many"), "--hosts: 'many' is not a whole number"),
     "an outage of nobody": (
