@@ -91,11 +91,13 @@ class _Rehearsal(Generic[Vm]):
         self._view.release(move.source, self._shapes[key], left.sizes[-1] if left else 0)
 
     def _running(self) -> dict[Key, dict[int, Vm]]:
-        """For each shape the hosts that have any of it, and its first VM on each."""
+        """For each shape the hosts that have any of it, and its first VM on each. Room on a host
+        where new VMs may not go gains nothing."""
         found: dict[Key, dict[int, Vm]] = {}
         for row, host in enumerate(self._hosts):
-            for vm, key in host.vms.items():
-                found.setdefault(key, {}).setdefault(row, vm)
+            if self._view.is_open(row):
+                for vm, key in host.vms.items():
+                    found.setdefault(key, {}).setdefault(row, vm)
         return found
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Generic
 
 from schedulerglobal.core.layout import Key, Layout, Standing, Vm, key_of
-from schedulerglobal.core.policies import POLICIES
+from schedulerglobal.core.policies import PRODUCT
 from schedulerglobal.core.view import ClusterView, Shape
 
 MOST_MOVES = 6
@@ -58,7 +58,7 @@ def plan_clearing(
 ) -> Clearing[Vm] | None:
     """The fewest moves, of these the least memory, that make room for *shape*; None if no host
     of *rows* (all, if None) can be cleared with *most_moves*. *vms* are those of each row."""
-    layout = Layout(view, vms, POLICIES["product"].score)
+    layout = Layout(view, vms, PRODUCT.score)
     asked = key_of(shape)
     waiting: dict[int, list[int]] = {}
     for row in range(len(view)) if rows is None else sorted(rows):
