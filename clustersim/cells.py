@@ -14,7 +14,7 @@ from clustersim.generator import RANK_CORRELATION, TURNOVER, Recipe, generate
 from clustersim.peaks import Peak, daily_peaks, peak
 from clustersim.published import Mix, percents
 from clustersim.size import least_hosts
-from clustersim.workload import HostSize, Workload
+from clustersim.workload import HostSize, Workload, too_large
 from schedulercommon.levels import Level
 from schedulercommon.sizing import cpus_needed
 from schedulerglobal.core.view import Shape
@@ -72,6 +72,7 @@ class Row:
 
 
 def run_cell(cell: Cell, setting: Setting) -> Row:
+    """Raises ValueError with a sentence if no host takes one of the VMs drawn."""
     workload, bound = _drawn(cell.workload, cell.mix, cell.seed, setting)
     if cell.policy == COLUMN_GENERATION:
         proven = (
@@ -108,6 +109,13 @@ def _drawn(provider: str, mix: Mix, seed: int, setting: Setting) -> tuple[Worklo
         correlation=setting.correlation,
     )
     workload = generate(recipe)
+    vm = too_large(workload, setting.host)
+    if vm is not None:
+        shape = workload[vm].shape
+        raise ValueError(
+            f"VM {vm}, of {shape.vcpus} vCPUs and {shape.memory_mib} MiB, is larger than any host;"
+            " make the hosts larger with --host"
+        )
     return workload, volume_bound(workload, setting.host)
 
 

@@ -15,15 +15,15 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
+from socket import create_connection
 from threading import Thread
 from typing import Any
+from urllib.parse import urlsplit
 
 from schedulercommon.errors import UsageError, VmStackError
 
 LOCAL = "local"
-CONNECT_TIMEOUT_S = 10.0
-
-_GRACE_S = 2.0
+CONNECT_TIMEOUT_S = 5.0
 
 _DASK_ADDRESS = re.compile(r"(tcp|tls|ws|wss|ucx)://[^\s/]+:[0-9]{1,5}")
 
@@ -112,19 +112,22 @@ def _connected(distributed: Any, address: str) -> Any:
 
     def connect() -> None:
         try:
+            # Where nobody listens, say so at once: the client would go on trying.
+            place = urlsplit(address)
+            create_connection((place.hostname, place.port or 0), CONNECT_TIMEOUT_S).close()
             found.append(
                 distributed.Client(address, timeout=CONNECT_TIMEOUT_S, set_as_default=False)
             )
         except (OSError, ValueError, RuntimeError) as problem:
             problems.append(problem)
 
-    # Somebody else may listen there and never say a word: for that, its own timeout is none.
+    # Somebody else may listen there and never say a word; the client would wait for one for good.
     attempt = Thread(target=connect, daemon=True)
     attempt.start()
-    attempt.join(CONNECT_TIMEOUT_S + _GRACE_S)
+    attempt.join(CONNECT_TIMEOUT_S)
     if found:
         return found[0]
-    reason = _reason(problems[0]) if problems else "whatever listens there is none"
+    reason = _reason(problems[0]) if problems else "what listens there does not speak as one"
     raise VmStackError(
         f"no Dask scheduler answers at {address}: {reason}; start one with `dask scheduler`, or"
         " leave --executor out"
@@ -132,6 +135,8 @@ def _connected(distributed: Any, address: str) -> Any:
 
 
 def _reason(problem: Exception) -> str:
+    if isinstance(problem, OSError) and problem.strerror:
+        return problem.strerror
     text = str(problem).strip().rstrip(".").partition("\n")[0]
     return text or type(problem).__name__
 

@@ -102,7 +102,9 @@ def _run(
                 f" {left} cells are not finished, and the same command goes on with them"
             ) from problem
         else:
-            failures.append(f"{cell_of[future]}: {type(problem).__name__}: {problem}")
+            # what a cell says in a sentence needs no more; anything else is a fault of ours
+            kind = "" if isinstance(problem, ValueError) else f"{type(problem).__name__}: "
+            failures.append(f"{cell_of[future]}: {kind}{problem}")
         finished()
     return failures
 
