@@ -13,6 +13,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, as_completed
 from contextlib import contextmanager
+from pathlib import Path
 from time import monotonic
 
 from clustersim.cellfile import CellFile, open_cells
@@ -34,6 +35,7 @@ def sweep(chosen: Namespace) -> None:
     with open_cells(grid.folder, grid.setting) as file:
         todo = [cell for cell in grid.cells if cell not in file.rows]
         before = len(grid.cells) - len(todo)
+        goes_on = bool(file.rows)
         if before:
             _say(f"{before} of {len(grid.cells)} cells are finished already, in {file.path}")
         try:
@@ -47,7 +49,7 @@ def sweep(chosen: Namespace) -> None:
             raise
         file.sort()
     if phases:
-        _write_run(grid, phases)
+        _write_run(grid, phases, goes_on=goes_on)
     spent = ", ".join(f"{name} {phase['wall_s']} s" for name, phase in phases.items())
     sys.stdout.write(
         f"{len(grid.cells)} cells in {file.path}"
@@ -145,15 +147,26 @@ def _progress(name: str, total: int) -> Iterator[Finished]:
     yield finished
 
 
-def _write_run(grid: Grid, phases: Phases) -> None:
+def _write_run(grid: Grid, phases: Phases, *, goes_on: bool) -> None:
+    """With *goes_on*, behind the runs that the cells there were from."""
     path = grid.folder / RUN_FILE
-    about = {"command": "python -m clustersim " + shlex.join(sys.argv[1:]), **phases}
+    runs = _earlier_runs(path) if goes_on else []
+    runs.append({"command": "python -m clustersim " + shlex.join(sys.argv[1:]), **phases})
     try:
-        path.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        path.write_text(json.dumps({"runs": runs}, indent=2) + "\n", encoding="utf-8")
     except OSError as problem:
         raise OutputError(
             f"cannot write {path}: {problem.strerror}; name another folder with --output"
         ) from problem
+
+
+def _earlier_runs(path: Path) -> list[object]:
+    """None if they cannot be read: they only inform."""
+    try:
+        runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return []
+    return runs if isinstance(runs, list) else []
 
 
 def _say(line: str) -> None:

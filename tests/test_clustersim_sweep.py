@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,6 +31,11 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def rows(folder: Path) -> list[dict[str, str]]:
     with (folder / "cells.csv").open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def runs(folder: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((folder / "run.json").read_text())["runs"]
+    return found
 
 
 def percents(row: dict[str, str]) -> str:
@@ -77,7 +83,7 @@ def test_bytes_tell_neither_who_was_first_nor_how_long_it_took(swept: Path, tmp_
     found = sweep(*SMALL, "--column-generation", f"--output={tmp_path}", "--workers=1")
     assert found.returncode == 0, found.stderr
     assert (tmp_path / "cells.csv").read_bytes() == (swept / "cells.csv").read_bytes()
-    about = json.loads((tmp_path / "run.json").read_text())
+    (about,) = runs(tmp_path)
     assert about["command"].endswith("--workers=1")
     assert about["policies"]["cells"] == 8
     assert about["column-generation"]["cells"] == 4
@@ -95,6 +101,7 @@ def test_finished_cells_are_not_worked_out_again(swept: Path, tmp_path: Path) ->
     found = sweep(*SMALL, "--column-generation", f"--output={tmp_path}")
     assert found.returncode == 0, found.stderr
     assert "2 of 12 cells are finished already" in found.stderr
+    assert [each["policies"]["cells"] for each in runs(tmp_path)] == [7]
     assert (tmp_path / "cells.csv").read_text() == header + marked + "".join(lines[1:])
 
 
@@ -204,7 +211,8 @@ def test_a_dask_cluster_finds_the_same(swept: Path, tmp_path: Path) -> None:
         found = sweep(*SMALL, "--column-generation", f"--output={out}", f"--executor={address}")
     assert (found.returncode, finished_cells(out)) == (0, 12), found.stderr
     assert (out / "cells.csv").read_bytes() == (swept / "cells.csv").read_bytes()
-    assert json.loads((out / "run.json").read_text())["policies"]["workers"] == 2
+    (about,) = runs(out)
+    assert about["policies"]["workers"] == 2
 
 
 def test_no_dask_scheduler_there(tmp_path: Path) -> None:
