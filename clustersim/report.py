@@ -15,7 +15,7 @@ from clustersim.grid import FOLDER
 from clustersim.published import percents
 from clustersim.strategies import DEDICATED
 from clustersim.summary import MixSummary, PolicySummary, Spread, Summary, summarise
-from schedulercommon.errors import InputError, UsageError
+from schedulercommon.errors import InputError, OutputError, UsageError
 from schedulerprocess.options import Options
 
 Table = tuple[str, tuple[str, ...], Sequence[tuple[str, ...]]]
@@ -39,6 +39,7 @@ def add_report_options(options: Options) -> None:
     add("--policy", metavar="A", help="whose savings stand beside the published ones (tight)")
     add("--json", action="store_true", help="print the figures as JSON")
     add("--markdown", action="store_true", help="print the tables as Markdown")
+    add("--into", metavar="FILE.md", help="put the tables between this file's marks for them")
 
 
 def report(chosen: Namespace) -> None:
@@ -51,6 +52,9 @@ def report(chosen: Namespace) -> None:
     if summary is None or not summary.policies:
         raise InputError(f"no cell of {folder / FILE_NAME} is finished; run the sweep to its end")
     compared = _compared(summary, chosen.policy)
+    tables = {"policies": policy_table(summary), "mixes": mix_table(summary, compared)}
+    if chosen.into is not None:
+        _put_into(Path(chosen.into), tables)
     # Drawing is the slow part, and so is loading what draws: after everything that can fail.
     from clustersim.figures import draw
 
@@ -59,11 +63,10 @@ def report(chosen: Namespace) -> None:
         document = {**_document(summary), "figures": [str(each) for each in figures]}
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
         return
-    tables = policy_table(summary), mix_table(summary, compared)
     if chosen.markdown:
-        sys.stdout.writelines(line for table in tables for line in _markdown(table))
+        sys.stdout.writelines(line for table in tables.values() for line in _markdown(table))
         return
-    for table in tables:
+    for table in tables.values():
         _print(table)
     sys.stdout.write("written: " + ", ".join(map(str, figures)) + "\n")
 
@@ -209,6 +212,31 @@ def _markdown(table: Table) -> Iterator[str]:
     for row in rows:
         yield f"| {' | '.join(row)} |\n"
     yield "\n"
+
+
+def _put_into(path: Path, tables: Mapping[str, Table]) -> None:
+    """Anew between ``<!-- NAME -->`` and ``<!-- end of NAME -->``, of each table."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        reason = problem.strerror if isinstance(problem, OSError) else "it is no text"
+        raise InputError(f"--into: cannot read {path}: {reason}; name a Markdown file") from None
+    for name, table in tables.items():
+        first, last = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
+        before, begun, rest = text.partition(first)
+        _, ended, after = rest.partition(last)
+        if not begun or not ended:
+            raise InputError(
+                f"--into: {path} has no place for the table; add the lines {first.strip()} and"
+                f" {last.strip()}"
+            )
+        text = f"{before}{first}\n{''.join(_markdown(table))}{last}{after}"
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as problem:
+        raise OutputError(
+            f"--into: cannot write {path}: {problem.strerror}; name another file"
+        ) from problem
 
 
 def _print(table: Table) -> None:

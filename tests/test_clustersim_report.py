@@ -13,6 +13,8 @@ import pytest
 from clustersim.cellfile import open_cells
 from clustersim.cells import COLUMN_GENERATION, AtPeak, Cell, Row, Setting
 from clustersim.published import PUBLISHED, percents
+from clustersim.report import mix_table
+from clustersim.summary import summarise
 from clustersim.workload import HostSize
 from tests.simulations import done, refused
 from tests.sweeps import ROOT
@@ -97,13 +99,11 @@ def test_the_figures_as_json(swept: Path, tmp_path: Path) -> None:
     [((48, 48), "yes"), ((48, 50), "within the spread"), ((49, 50), "no")],
     ids=["on average", "with one seed", "with none"],
 )
-def test_savings_beside_the_published(
-    shared: tuple[int, int], reached: str, tmp_path: Path
-) -> None:
+def test_savings_beside_the_published(shared: tuple[int, int], reached: str) -> None:
     rows = [row("dedicated", seed, 50) for seed in (0, 1)]  # published: 2 of 53, or 3.8 %
     rows += [row("tight", seed, hosts) for seed, hosts in enumerate(shared)]
-    found = json.loads(done("report", written(tmp_path, rows), "--json"))
-    assert found["mixes"][0]["reached"] == {"tight": reached}
+    (columns, cells) = mix_table(summarise(rows), "tight")[1:]
+    assert dict(zip(columns, cells[0], strict=True))["published reached"] == reached
 
 
 def test_tables_as_text_and_as_markdown(swept: Path) -> None:
@@ -135,10 +135,36 @@ def test_figures_are_there_and_the_same_every_time(swept: Path, tmp_path: Path) 
             assert ET.fromstring(one).tag.endswith("svg")
 
 
+def test_tables_go_into_a_page_anew(swept: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    names = ("policies", "end of policies", "mixes", "end of mixes")
+    marks = [f"<!-- {name} -->" for name in names]
+    page.write_text("# Before\n{}\nold\n{}\nbetween\n{}\n{}\nafter\n".format(*marks))
+    for _ in range(2):  # the second time changes nothing
+        done("report", swept, f"--into={page}")
+        lines = page.read_text().splitlines()
+        assert [line for line in lines if line in marks] == marks
+        assert (lines[0], lines[-1], lines.count("between"), "old" in lines) == (
+            *("# Before", "after"),
+            *(1, False),
+        )
+        assert sum(line.startswith("| tight |") for line in lines) == 1
+        assert sum(line.startswith("| azure2017 |") for line in lines) == 2
+
+
+def test_the_page_on_packing_has_a_place_for_them() -> None:
+    page = (ROOT / "docs/packing.md").read_text()
+    places = [page.index(f"<!-- {name} -->\n") for name in ("policies", "end of policies", "mixes")]
+    assert places == sorted(places)
+    assert page.count("<!-- end of mixes -->\n") == 1
+
+
 BAD = {
     "no such folder": (("nowhere",), 1, "cannot read nowhere/cells.csv: No such file or directory"),
     "unknown policy": (("{swept}", "--policy=best"), 2, "no 'best'; choose of dedicated, tight,"),
     "two formats": (("{swept}", "--json", "--markdown"), 2, "--json and --markdown exclude"),
+    "no page": (("{swept}", "--into=nowhere.md"), 1, "cannot read nowhere.md: No such file"),
+    "no marks": (("{swept}", "--into={swept}/cells.csv"), 1, "has no place for the table; add"),
     "output a file": (("{swept}", "--output={swept}/cells.csv"), 1, "cannot write the figures"),
 }
 
