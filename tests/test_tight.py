@@ -220,6 +220,16 @@ def test_what_was_kept_does_not_matter() -> None:
     assert len(chosen) > 20
 
 
+def test_more_shapes_than_are_kept() -> None:
+    view = view_of([Host(16, 65_536, seen=True), Host(9, 16_384, seen=True)])
+    arrivals = Arrivals(tuple((Shape(vcpus, 1_024, Fraction(2)), 30) for vcpus in range(1, 9)))
+    fit = ExpectedFit(view, arrivals, kept_bytes=1 << 18)  # of some
+    for step, shape in enumerate([*arrivals.expected] * 3):
+        fresh = ExpectedFit(view, arrivals).scores(shape)
+        assert fit.scores(shape) == pytest.approx(fresh, rel=1e-12)
+        view.reserve(step % 2, SMALL)
+
+
 def test_product_stands_in_until_enough_has_come() -> None:
     # of two that leave as much over, product takes the first; tight spares room for the large
     known = [Host(16, 65_536, seen=True), Host(9, 16_384, seen=True)]
@@ -314,7 +324,9 @@ def test_what_became_common_is_expected_in_time() -> None:
 
 
 def test_old_requests_fade() -> None:
-    arrivals = Arrivals(((numbered(1), 10_000), (numbered(3), 1)))
+    arrivals = Arrivals(((numbered(1), 30_000), (numbered(3), 1)))
+    assert arrivals.total == arrivals.of(numbered(1)) == 15_000
+    arrivals.count(numbered(3))
     for _ in range(60_000):
         arrivals.count(numbered(2))
     assert arrivals.of(numbered(1)) < 0.05 * arrivals.of(numbered(2))

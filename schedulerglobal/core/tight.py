@@ -35,7 +35,7 @@ _TIE = 1e-9
 _NEVER = -1
 _AT_ONCE = BLOCK  # rows whose intermediate results stay in a core's cache
 _MANY_ROWS = 0.5  # of all: then all are worked out again
-_KEPT_BYTES = 1 << 29
+_KEPT_BYTES = 1 << 29  # some 180 shapes of three levels at 10 000 hosts
 _OF_HOST = 3
 
 
@@ -50,7 +50,10 @@ class _Kept:
 class ExpectedFit:
     """Follows *view*, for what *arrivals* lets expect."""
 
-    def __init__(self, view: ClusterView, arrivals: Arrivals) -> None:
+    def __init__(
+        self, view: ClusterView, arrivals: Arrivals, kept_bytes: int = _KEPT_BYTES
+    ) -> None:
+        self._kept_bytes = kept_bytes
         self._view = view
         self._arrivals = arrivals
         self._choices = _NEVER
@@ -154,7 +157,7 @@ class ExpectedFit:
         kept = self._kept.pop(shape, None)
         if kept is None:
             columns -= _OF_HOST
-            if len(self._kept) >= max(_KEPT_BYTES // (8 * rows * columns), 1):
+            if len(self._kept) >= max(self._kept_bytes // (8 * rows * columns), 1):
                 kept = self._kept.pop(next(iter(self._kept)))
                 kept.changes = _NEVER
             else:
