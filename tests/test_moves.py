@@ -60,9 +60,7 @@ class Machine:
 
     def score(self, more: Shape) -> float:
         cpus, memory_mib = self.free([more])
-        # memory left over counts with the overhead of one more VM, as every policy does
-        memory_share = (memory_mib - self.overhead_mib) / self.memory_mib
-        return -((cpus / self.cpus + 0.02) * (memory_share + 0.02))
+        return -((cpus / self.cpus + 0.02) * (memory_mib / self.memory_mib + 0.02))
 
     def missing(self, leaving: str, asked: Shape) -> tuple[float, float]:
         """Once *leaving* has left: what *asked* lacks, and what is free beyond it."""

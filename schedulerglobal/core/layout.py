@@ -57,7 +57,8 @@ class Held:
             return 0
         largest = sizes[-2] if vcpus == sizes[-1] else sizes[-1]
         shared = -(-(self.vcpus - vcpus) * self.denominator // self.numerator)
-        return min(max(shared, largest), self.owned)
+        kept = largest if largest > shared else shared
+        return kept if kept < self.owned else self.owned
 
 
 class Standing(Generic[Vm]):

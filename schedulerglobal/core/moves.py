@@ -8,7 +8,7 @@ the request is placed once all have.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic
 
@@ -72,40 +72,38 @@ def plan_clearing(
         late = [_Try(row, layout.standing(row)) for row in waiting.get(count, ())]
         for _ in range(count - 1):
             late = [each for each in late if _move_one_out(each, layout, asked)]
-        tries = [
-            each
-            for each in (*tries, *late)
-            if _move_one_out(each, layout, asked)
-            and _least_moves(each.changed[each.row], asked) <= most_moves - count
-        ]
+        tries = [each for each in (*tries, *late) if _move_one_out(each, layout, asked)]
         cleared = [each for each in tries if each.changed[each.row].has_room(asked)]
         if cleared:
             best = min(cleared, key=lambda each: (each.memory_mib, each.row))
             return Clearing(best.row, tuple(best.moves))
+        left = most_moves - count
+        tries = [each for each in tries if _least_moves(each.changed[each.row], asked) <= left]
     return None
 
 
 def _least_moves(on: Standing[Vm], asked: Key) -> int:
-    """No fewer make room for *asked*, whichever VMs they take; more than there are if none do."""
+    """No fewer make room for *asked*, whichever VMs they take: a VM frees no more CPUs than it
+    has vCPUs. More than there are VMs if none do."""
     cpus, memory_mib = on.gained(asked) - on.free_cpus, asked[1] - on.room_mib
+    if cpus <= 0 and memory_mib <= 0:
+        return 0
     keys = on.vms.values()
     return max(
-        # a VM frees no more CPUs than it has vCPUs
-        _fewest(cpus, (key[0] for key in keys)),
-        _fewest(memory_mib, (key[1] + on.overhead_mib for key in keys)),
+        _fewest(cpus, [key[0] for key in keys]),
+        _fewest(memory_mib, [key[1] + on.overhead_mib for key in keys]),
     )
 
 
-def _fewest(needed: int, pieces: Iterable[int]) -> int:
+def _fewest(needed: int, pieces: list[int]) -> int:
     """How many of *pieces* add up to what is *needed*; one more than there are if all do not."""
     if needed <= 0:
         return 0
-    count = 0
     for count, piece in enumerate(sorted(pieces, reverse=True), start=1):
         needed -= piece
         if needed <= 0:
             return count
-    return count + 1
+    return len(pieces) + 1
 
 
 def _move_one_out(trial: _Try[Vm], layout: Layout[Vm], asked: Key) -> bool:
@@ -114,7 +112,7 @@ def _move_one_out(trial: _Try[Vm], layout: Layout[Vm], asked: Key) -> bool:
     firsts: dict[Key, Vm] = {}
     for vm, key in source.vms.items():
         firsts.setdefault(key, vm)
-    for _, _, key in sorted((*_missing(source, key, asked), key) for key in firsts):
+    for _, _, key in sorted(_ways(source, firsts, asked)):
         destination = layout.destination(key, trial.row, trial.changed)
         if destination is None:
             continue
@@ -129,16 +127,29 @@ def _move_one_out(trial: _Try[Vm], layout: Layout[Vm], asked: Key) -> bool:
     return False
 
 
-def _missing(on: Standing[Vm], leaving: Key, asked: Key) -> tuple[float, float]:
-    """Once one of its VMs has left, what *asked* still lacks, and what is free beyond it: shares
-    of the host's CPUs and memory, added up."""
-    held = on.levels[leaving[2:]]
-    kept = held.without(leaving[0])
-    if leaving[2:] == asked[2:]:
-        shared = -(-(held.vcpus - leaving[0] + asked[0]) * asked[3] // asked[2])
-        gained = max(shared, asked[0], kept) - kept
-    else:
-        gained = on.gained(asked)
-    cpus = (gained - on.free_cpus - held.owned + kept) / on.capacity_cpus
-    memory = (asked[1] - on.room_mib - leaving[1] - on.overhead_mib) / on.capacity_mib
-    return max(cpus, 0.0) + max(memory, 0.0), max(-cpus, 0.0) + max(-memory, 0.0)
+def _ways(
+    on: Standing[Vm], leaving: Iterable[Key], asked: Key
+) -> Iterator[tuple[float, float, Key]]:
+    """Once one VM like each of *leaving* has left: what *asked* still lacks, and what is free
+    beyond it; shares of the host's CPUs and memory, added up."""
+    lacking_cpus = on.gained(asked) - on.free_cpus
+    lacking_mib = asked[1] - on.room_mib - on.overhead_mib
+    for key in leaving:
+        if key[2:] == asked[2:]:
+            held = on.levels[asked[2:]]
+            kept = held.without(key[0])
+            shared = -(-(held.vcpus - key[0] + asked[0]) * asked[3] // asked[2])
+            cpus = max(shared, asked[0], kept) - held.owned - on.free_cpus
+        else:
+            cpus = lacking_cpus - on.freed(key)
+        memory_mib = lacking_mib - key[1]
+        lacking = beyond = 0.0
+        if cpus > 0:
+            lacking = cpus / on.capacity_cpus
+        else:
+            beyond = -cpus / on.capacity_cpus
+        if memory_mib > 0:
+            lacking += memory_mib / on.capacity_mib
+        else:
+            beyond -= memory_mib / on.capacity_mib
+        yield lacking, beyond, key
