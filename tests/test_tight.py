@@ -17,7 +17,8 @@ from schedulerglobal.core.arrivals import COMMONEST, ENOUGH, Arrivals, Shares
 from schedulerglobal.core.capacity import fits
 from schedulerglobal.core.policies import POLICIES
 from schedulerglobal.core.ranking import Ranker, Turn
-from schedulerglobal.core.tight import ExpectedFit
+from schedulerglobal.core.scores import NO_ROOM
+from schedulerglobal.core.tight import ExpectedFit, least
 from schedulerglobal.core.view import ClusterView, Shape
 from schedulerglobal.core.wishes import Wishes
 from schedulerglobal.core.worth import SCALE, Expected
@@ -159,6 +160,42 @@ def test_the_choice_is_that_of_the_formula(
             case ("prefer", int(row), bool(on)):
                 view.set_preferred(row, on)
                 known[row].preferred = on
+
+
+@given(
+    st.lists(hosts(), min_size=1, max_size=ROWS),
+    st.dictionaries(few_shapes, st.integers(ENOUGH, 400), min_size=1, max_size=4),
+    few_shapes,
+)
+def test_prices_and_scores_are_those_of_the_formula(
+    known: list[Host], shares: dict[Shape, int], shape: Shape
+) -> None:
+    view, arrivals = view_of(known), Arrivals(tuple(shares.items()))
+    priced = prices(known, shares)
+    expected, found = ExpectedFit(view, arrivals).prices()
+    assert dict(zip(expected.shapes, found, strict=True)) == pytest.approx(priced, rel=1e-9)
+    told = Ranker(view, Turn(Random(1)), arrivals).explain(shape, TIGHT)
+    for host, verdict in zip(known, told, strict=True):
+        assert (verdict.score is not None) == host.has_room(shape)
+        if verdict.score is not None:
+            lost = loss(host, shape, priced) / sum(priced.values())
+            assert -verdict.score == pytest.approx(lost, rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("scores", "place"),
+    [
+        ([NO_ROOM, -1.0, -1.0 + 5e-10], 1),
+        ([NO_ROOM, -1.0, -1.0 + 5e-9], 2),
+        ([-1e-3, -1e-3 + 5e-10, -1.0], 0),
+        ([-1e-12, 0.0, NO_ROOM], 1),
+    ],
+    ids=["a tie", "no tie", "a tie beside the largest loss", "largest is small itself"],
+)
+def test_what_is_a_tie(scores: list[float], place: int) -> None:
+    enough = least(np.array(scores))
+    assert enough is not None
+    assert [score >= enough for score in scores].index(True) == place
 
 
 @given(st.lists(hosts(), min_size=1, max_size=4), st.lists(shapes, min_size=1, max_size=6), shapes)

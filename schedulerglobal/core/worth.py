@@ -46,11 +46,11 @@ class Expected:
         return 2 * len(self._levels) + 2
 
     def sizes(self, cpus: float, memory_mib: float) -> Floats:
-        """Of each shape, on a host of so many CPUs and MiB: between the mean of its two shares and
-        the larger, half-way."""
+        """Of each shape, on a host of so many CPUs and MiB: the mean of its two shares, and half
+        of the larger once more."""
         level = self._numerators[self._level_of] * (self._vcpus / self._parts)
         x, y = self._vcpus / level / cpus, self._memory_mib / memory_mib
-        found: Floats = ((x + y) / 2 + np.maximum(x, y))[:, 0] / 2
+        found: Floats = ((x + y) / 2 + np.maximum(x, y) / 2)[:, 0]
         return found
 
     def rooms(self, view: ClusterView, at: At) -> Rooms:
