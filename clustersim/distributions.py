@@ -19,8 +19,7 @@ Quantiles = tuple[tuple[int, float], ...]
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """What VMs of a provider are like; vCPUs and memory grow together, but how closely is not
-    published."""
+    """What VMs of a provider are like; which memory goes with which vCPUs is not published."""
 
     vcpus: Quantiles
     memory_mib: Quantiles
