@@ -21,7 +21,7 @@ from schedulerlocal.adapters.hypervisorlink import (
 )
 from schedulerlocal.core.cpulist import format_cpulist
 
-READS = ("read", "read_all", "full_config", "is_active", "ballooned_mib", "quiet")
+READS = ("read", "read_all", "full_config", "is_active", "ballooned_mib", "quiet", "try_define")
 
 
 @dataclass
@@ -125,6 +125,10 @@ class FakeLink:
             self.domains[name].config = config
         else:
             self.domains[name] = PaperDomain(config)
+
+    async def try_define(self, name: str, xml: str) -> None:
+        self._call("try_define", name)
+        assert ET.fromstring(xml).findtext("name") == name
 
     async def undefine(self, name: str) -> None:
         self._call("undefine", name)

@@ -15,6 +15,7 @@ from random import Random
 from typing import assert_never
 
 from schedulercommon.model import VmSpec, VmState
+from schedulerlocal.adapters.domaincheck import check_domains
 from schedulerlocal.adapters.domaintemplate import read_template
 from schedulerlocal.adapters.guestkind import Kind, find_guest_kind
 from schedulerlocal.adapters.hostmeter import HostMeter
@@ -122,6 +123,7 @@ class LibvirtHypervisor:
             cpu_model=self._settings.cpu_model,
             network=self._settings.network,
         )
+        await check_domains(self._link, self._steps.making, self._settings.template)
         known = await self._known.read()
         unused = await self._storage.sweep(_disks(known.values()))
         if unused.deleted:

@@ -312,7 +312,10 @@ def why_of(problem: Any) -> Why:
 
 def words_of(problem: Any) -> str:
     """What libvirt says, without what it prints of XML or an emulator's output below."""
-    return str(problem.get_error_message() or problem).strip().partition("\n")[0][:300]
+    first, _, rest = str(problem.get_error_message() or problem).strip().partition("\n")
+    if problem.get_error_code() == constant("VIR_ERR_XML_INVALID_SCHEMA") and rest:
+        first = rest.replace("\n", "; ")  # the first line names the schema and not the fault
+    return first[:300]
 
 
 def _close(lanes: Iterable[Lane]) -> None:

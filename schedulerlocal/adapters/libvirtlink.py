@@ -126,6 +126,20 @@ class LibvirtLink:
 
         await self._connections.call("define", f"VM {name!r} could not be defined", call, name, 0)
 
+    async def try_define(self, name: str, xml: str) -> None:
+        flags = constant("VIR_DOMAIN_DEFINE_VALIDATE")
+
+        def call(lane: Lane) -> None:
+            try:
+                _define_for_now(lane, xml, flags)
+            except LibvirtError as problem:
+                if problem.get_error_code() == constant("VIR_ERR_XML_INVALID_SCHEMA"):
+                    # which says little; without the schema it may say what is wrong
+                    _define_for_now(lane, xml, 0)
+                raise
+
+        await self._connections.call("try", "it could not be defined", call, name, 0)
+
     async def start_transient(self, name: str, xml: str) -> None:
         def call(lane: Lane) -> None:
             lane.connection.createXML(xml)
@@ -133,15 +147,7 @@ class LibvirtLink:
         await self._connections.call("start", f"VM {name!r} could not be started", call, name, 0)
 
     async def undefine(self, name: str) -> None:
-        def undefine(vm: Any) -> None:
-            try:
-                vm.undefineFlags(sum(_UNDEFINE))
-            except LibvirtError as problem:
-                if problem.get_error_code() != constant("VIR_ERR_INVALID_ARG"):
-                    raise
-                vm.undefineFlags(sum(_UNDEFINE[:2]))  # what every driver and version knows
-
-        await self._domain_call(name, "undefined", undefine)
+        await self._domain_call(name, "undefined", _undefine)
 
     async def start(self, name: str) -> None:
         await self._domain_call(name, "started", lambda vm: vm.create())
@@ -251,6 +257,24 @@ class LibvirtLink:
         queue = "" if at_once else name
         call = partial(on_domain, name, act)
         return await self._connections.call(done, sentence, call, queue, turn)
+
+
+def _define_for_now(lane: Lane, xml: str, flags: int) -> None:
+    domain = lane.connection.defineXMLFlags(xml, flags)
+    try:
+        _undefine(domain)
+    except LibvirtError as problem:
+        if why_of(problem) is not Why.GONE:  # another scheduler tried the same
+            raise
+
+
+def _undefine(domain: Any) -> None:
+    try:
+        domain.undefineFlags(sum(_UNDEFINE))
+    except LibvirtError as problem:
+        if problem.get_error_code() != constant("VIR_ERR_INVALID_ARG"):
+            raise
+        domain.undefineFlags(sum(_UNDEFINE[:2]))  # what every driver and version knows
 
 
 def _told(domains: Iterable[Any]) -> list[DomainText]:
