@@ -16,7 +16,7 @@ from random import Random
 from typing import Literal
 from xml.etree import ElementTree as ET
 
-from schedulercommon.errors import HypervisorError, RefusedError
+from schedulercommon.errors import HypervisorError, RefusedError, WrongState
 from schedulercommon.levels import PREMIUM
 from schedulerlocal.adapters.domainedit import resized_xml
 from schedulerlocal.adapters.domainmetadata import DomainMetadata, metadata_text
@@ -85,6 +85,11 @@ class DomainSteps:
         if disk is None or self.making is None:
             raise HypervisorError(f"VM {name!r} has no disk any more; repeat the request")
         metadata = self._first_metadata(step.vm, disk)
+        try:
+            if spec.start:
+                await self._storage.check_start(name, disk)
+        except WrongState as problem:
+            raise HypervisorError(str(problem)) from problem
         try:
             xml = domain_xml(self._parts(self.making, step, metadata), self.making.template)
             self._clear_console(name)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
+from schedulercommon.errors import ConfigError
 from schedulercommon.model import NAME
 
 FileId = tuple[int, int]
@@ -129,15 +130,24 @@ def delete_overlay(path: str, notes: OverlayNotes) -> bool:
 def unused_overlays(
     folder: Path, host: str, used: Collection[FileId], in_use: Collection[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """This host's and other hosts' overlays in *folder* that are neither *used* nor *in_use*."""
+    """This host's and other hosts' overlays in *folder* that are neither *used* nor *in_use*.
+
+    Raises ConfigError if *folder* cannot be listed.
+    """
     ours: list[str] = []
     others: list[str] = []
-    with suppress(FileNotFoundError), os.scandir(folder) as entries:
-        for entry in entries:
-            owner = owner_of(entry.name)
-            if owner is None or entry.path.removesuffix(_PARTIAL) in in_use:
-                continue
-            file = file_at(entry.path)  # none if another host deletes its own meanwhile
-            if file is not None and file not in used:
-                (ours if owner.host == host else others).append(entry.path)
+    try:
+        with suppress(FileNotFoundError), os.scandir(folder) as entries:
+            for entry in entries:
+                owner = owner_of(entry.name)
+                if owner is None or entry.path.removesuffix(_PARTIAL) in in_use:
+                    continue
+                file = file_at(entry.path)  # none if another host deletes its own meanwhile
+                if file is not None and file not in used:
+                    (ours if owner.host == host else others).append(entry.path)
+    except OSError as problem:
+        raise ConfigError(
+            f"SCL_DISK_DIR: {folder}, where the disks of VMs belong, cannot be listed"
+            f" ({problem.strerror}); make it a folder that this user may write to"
+        ) from problem
     return tuple(sorted(ours)), tuple(sorted(others))

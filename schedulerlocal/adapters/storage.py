@@ -202,19 +202,22 @@ class Storage:
             if name not in there:
                 self._forget(name)
 
+    async def check_start(self, name: str, disk: Disk) -> None:
+        """Raise WrongState if *disk*, or what it builds on, may not be used as it is by now.
+
+        What was checked when the VM was made need not be there any more.
+        """
+        if unfit := await self._in_thread(self._unfit, disk):
+            raise WrongState(f"VM {name!r} cannot start: {unfit}")
+
     @asynccontextmanager
     async def starting(self, name: str, disk: Disk | None) -> AsyncIterator[None]:
         """Around starting a VM of ours, which counts as running from now on unless that fails.
 
-        Raises WrongState if what it builds on changed, or a running VM is in the way.
+        Raises WrongState as :meth:`check_start` does, and if a running VM is in the way.
         """
-        if disk is not None and disk.base is not None:
-            changed = await self._in_thread(base_changed, disk.base)
-            if changed:
-                raise WrongState(
-                    f"VM {name!r} cannot start: {changed}; put it back, or remove the VM and"
-                    " deploy it again"
-                )
+        if disk is not None:
+            await self.check_start(name, disk)
         use = self._uses.find((name, False))
         if use is not None and (taken := self._uses.against_start(use)):
             raise WrongState(f"VM {name!r} cannot start: it {taken}; shut that VM down first")
@@ -262,7 +265,10 @@ class Storage:
             await self._clear_away(overlay)
 
     async def sweep(self, found: Iterable[VmDisks]) -> Unused:
-        """At the start: delete the overlays made here that no domain ever had; list the others."""
+        """At the start: delete the overlays made here that no domain ever had; list the others.
+
+        Raises ConfigError if the folder of the disks cannot be read.
+        """
         await self.follow(found)
         paths = {disk.path for disks in self._found.values() for disk in disks}
         in_use = frozenset(paths | self._in_making)
@@ -304,6 +310,15 @@ class Storage:
                 f" {problem.strerror}; make room for it (SCL_STATE_DIR)"
             ) from problem
         begin_overlay(path)
+
+    def _unfit(self, disk: Disk) -> str | None:
+        files = [disk.path]
+        if disk.base is not None:
+            if changed := base_changed(disk.base):
+                return f"{changed}; put it back, or remove the VM and deploy it again"
+            files.append(disk.base.path)
+        # the settings may name other folders than when it was made
+        return self._images.unfit(disk.path, [os.path.dirname(file) for file in files])
 
     def _use(self, each: VmDisks) -> Use:
         writes: list[FileId] = []
