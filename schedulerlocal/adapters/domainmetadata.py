@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from schedulercommon.model import MAX_MEMORY_MIB, MAX_VCPUS, NAME, VmSpec
+from schedulercommon.model import MAX_MEMORY_MIB, MAX_VCPUS, VmSpec
 from schedulercommon.specdocument import read_spec, spec_document
 from schedulerlocal.core.state import NodeMemory
 
@@ -104,7 +104,7 @@ def read_metadata(domain: ET.Element) -> DomainMetadata | DamagedMetadata | None
     except ValueError as problem:
         return DamagedMetadata(name, str(problem))
     if metadata.spec.name != name:
-        return DamagedMetadata(name, f"it is about a VM named {metadata.spec.name!r}")
+        return DamagedMetadata(name, f"it is about a VM named {metadata.spec.name[:80]!r}")
     return metadata
 
 
@@ -179,8 +179,6 @@ def _read_spec(document: Mapping[str, Any]) -> VmSpec:
     missing = [name for name in _SPEC_NEEDS if name not in fields]
     if missing:
         raise ValueError(f"it lacks {', '.join(missing)}")
-    if not NAME.fullmatch(fields["name"]):
-        raise ValueError(f"{fields['name'][:80]!r} is no name of a VM")
     if max(fields["vcpus"], fields.get("max_vcpus", 0)) > MAX_VCPUS:
         raise ValueError(f"it speaks of more than {MAX_VCPUS} vCPUs")
     if max(fields["memory_mib"], fields.get("max_memory_mib", 0)) > MAX_MEMORY_MIB:
