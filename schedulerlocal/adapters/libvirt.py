@@ -51,7 +51,7 @@ def constant(name: str) -> int:
     return int(getattr(libvirt, name, 0))
 
 
-_EVENTS = """
+EVENTS = """
     LIFECYCLE REBOOT METADATA_CHANGE TUNABLE BALLOON_CHANGE DEVICE_ADDED DEVICE_REMOVED
     DEVICE_REMOVAL_FAILED PMSUSPEND PMWAKEUP PMSUSPEND_DISK JOB_COMPLETED
 """.split()
@@ -82,8 +82,16 @@ class Lane:
 class Connections:
     """See the module. ``calls`` counts the calls made, by what they do."""
 
-    def __init__(self, uri: str, *, rng: Random, connections: int = _CONNECTIONS) -> None:
+    def __init__(
+        self,
+        uri: str,
+        *,
+        rng: Random,
+        connections: int = _CONNECTIONS,
+        opener: Callable[[str], Any] | None = None,
+    ) -> None:
         self.uri = uri
+        self._opener = opener or libvirt.open
         self.calls: Counter[str] = Counter()
         self._rng = rng
         self.is_test_driver = uri.startswith("test:")
@@ -129,14 +137,14 @@ class Connections:
         lanes: list[Lane] = []
         try:
             for _ in range(self._connections):
-                connection = libvirt.open(self.uri)
+                connection = self._opener(self.uri)
                 lanes.append(Lane(connection))
                 try:
                     connection.setKeepAlive(_KEEP_ALIVE_S, _KEEP_ALIVE_MISSED)
                     connection.registerCloseCallback(self._closed, None)
                 except LibvirtError:  # only a libvirtd can go away, not the test driver
                     _log.debug("%s has no keep-alive", self.uri)
-            for event in _EVENTS:
+            for event in EVENTS:
                 number = getattr(libvirt, f"VIR_DOMAIN_EVENT_ID_{event}", None)
                 if number is None:
                     continue
