@@ -92,6 +92,10 @@ class Hypervisor(Protocol):
 
     async def usage(self) -> HostUsage: ...
 
+    async def console(self, name: str, most_bytes: int) -> bytes:
+        """The end of what the guest of a VM of ours wrote to its console; WrongState if that is
+        not kept."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Begun:

@@ -7,6 +7,7 @@ is back everything is looked at anew.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -14,7 +15,9 @@ from pathlib import Path
 from random import Random
 from typing import assert_never
 
+from schedulercommon.errors import HypervisorError, UnknownVm, WrongState
 from schedulercommon.model import VmSpec, VmState
+from schedulerlocal.adapters.consolelog import console_log, read_end
 from schedulerlocal.adapters.domaincheck import check_domains
 from schedulerlocal.adapters.domaintemplate import read_template
 from schedulerlocal.adapters.guestkind import Kind, find_guest_kind
@@ -79,6 +82,8 @@ class LibvirtHypervisor:
         self._storage = storage
         self._settings = settings
         self._around = around
+        # whoever opens one may have another working directory
+        self._console_dir = around.state_dir.absolute() / "console"
         template = read_template(settings.template) if settings.template else None
         if template is not None and template.left_out:
             left_out = ", ".join(template.left_out)
@@ -114,8 +119,7 @@ class LibvirtHypervisor:
         self._steps.making = Making(
             kind=await self._kind(),
             template=self._template,
-            # whoever opens it may have another working directory
-            console_dir=self._around.state_dir.absolute() / "console",
+            console_dir=self._console_dir,
             host_cpus=self._around.host_cpus,
             has_nodes=len(self._host.topology.nodes) > 1,
             emulator=self._settings.emulator,
@@ -189,6 +193,23 @@ class LibvirtHypervisor:
 
     async def usage(self) -> HostUsage:
         return await self._meter.usage()
+
+    async def console(self, name: str, most_bytes: int) -> bytes:
+        known = self._known.all.get(name)
+        if known is None:
+            raise UnknownVm(name)
+        if known.metadata is not None and not known.metadata.disk_path:
+            raise WrongState(
+                f"VM {name!r} was adopted, and its console is not logged; look at it with"
+                " virsh console"
+            )
+        log = console_log(self._console_dir, name)
+        try:
+            return await asyncio.to_thread(read_end, log, most_bytes)
+        except OSError as problem:
+            raise HypervisorError(
+                f"the console log {log} cannot be read ({problem.strerror}); mend that"
+            ) from problem
 
     async def _kind(self) -> Kind:
         settings, around = self._settings, self._around

@@ -18,6 +18,7 @@ from xml.etree import ElementTree as ET
 
 from schedulercommon.errors import HypervisorError, RefusedError, WrongState
 from schedulercommon.levels import PREMIUM
+from schedulerlocal.adapters.consolelog import console_log, forget
 from schedulerlocal.adapters.domainedit import resized_xml
 from schedulerlocal.adapters.domainmetadata import DomainMetadata, metadata_text
 from schedulerlocal.adapters.domainxml import DomainParts, cpu_shares, domain_xml
@@ -128,6 +129,7 @@ class DomainSteps:
                 if known.active:
                     await self._unless_gone(self._link.destroy, name)
                 await self._unless_gone(self._link.undefine, name)
+            self._forget_console(name)
             with suppress(LinkError):  # it is gone, and the next pass finds that out as well
                 await self._known.renew(name)
 
@@ -173,7 +175,7 @@ class DomainSteps:
         return DomainParts(
             metadata=metadata,
             cpus=self._places.first_pins(level, step.cpus),
-            console_log=str(making.console_dir / f"{vm.name}.log"),
+            console_log=str(console_log(making.console_dir, vm.name)),
             emulator_cpus=making.host_cpus if level == PREMIUM else (),
             nodes=nodes,
             partition=self._places.partition(level),
@@ -189,7 +191,14 @@ class DomainSteps:
         assert self.making is not None
         directory = self.making.console_dir
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (directory / f"{name}.log").unlink(missing_ok=True)
+        forget(console_log(directory, name))
+
+    def _forget_console(self, name: str) -> None:
+        assert self.making is not None
+        try:
+            forget(console_log(self.making.console_dir, name))
+        except OSError as problem:  # it goes when the name is taken again
+            _log.warning("the console log of VM %s is left behind: %s", name, problem)
 
     async def _unmake(self, name: str) -> None:
         """Take back a VM that was defined just now."""
