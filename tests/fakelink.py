@@ -49,6 +49,7 @@ class FakeLink:
     plugs: bool = True
     """Whether guests take vCPUs and memory, or give them up, while they run."""
     resumes: bool = True
+    autostart: set[str] = field(default_factory=set)
 
     @property
     def changes(self) -> list[tuple[object, ...]]:
@@ -174,6 +175,16 @@ class FakeLink:
     async def is_active(self, name: str) -> bool:
         self._call("is_active", name)
         return self._there(name).live is not None
+
+    async def autostarting(self) -> frozenset[str]:
+        return frozenset(self.autostart)
+
+    async def set_autostart(self, name: str, on: bool) -> bool:
+        before = name in self.autostart
+        if before is not on:
+            self._call("set_autostart", name, on)
+            (self.autostart.add if on else self.autostart.discard)(name)
+        return before
 
     async def note(self, name: str, text: str | None, *, live: bool, config: bool) -> None:
         self._call("note", name)

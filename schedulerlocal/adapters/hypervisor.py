@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import assert_never
@@ -37,6 +37,7 @@ from schedulerlocal.core.topology import Cpus
 from schedulerlocal.ports import Domain, HostUsage
 
 _GRACE = 0.75  # of what a call may take
+_ASK_AUTOSTART_S = 10.0
 
 _AFTER = {
     Verb.START: VmState.RUNNING,
@@ -111,6 +112,8 @@ class LibvirtHypervisor:
         )
         self._meter = HostMeter(link, host.topology.ids, around.now_s)
         self._followed = -1
+        self._autostarting: frozenset[str] | None = None
+        self._asked_s = 0.0
         self._left: dict[str, tuple[VmSpec, Disk]] = {}
 
     async def open(self, changed: Callable[[], None]) -> None:
@@ -151,7 +154,21 @@ class LibvirtHypervisor:
             if self._storage.prepared(spec.name) is disk:
                 await self.discard(spec)
             self._left.pop(spec.name, None)
-        return self._places.domains(known.values())
+        found = self._places.domains(known.values())
+        if by_themselves := await self._by_themselves():
+            return [replace(each, autostart=each.name in by_themselves) for each in found]
+        return found
+
+    async def _by_themselves(self) -> frozenset[str]:
+        """The VMs that start by themselves; libvirt has no event that tells when that changes."""
+        now_s = self._around.now_s()
+        if self._autostarting is None or now_s - self._asked_s > _ASK_AUTOSTART_S:
+            self._autostarting, self._asked_s = await self._link.autostarting(), now_s
+        return self._autostarting
+
+    async def forbid_autostart(self, name: str) -> None:
+        await self._link.set_autostart(name, on=False)
+        self._autostarting = None
 
     async def prepare(self, spec: VmSpec) -> None:
         await self._storage.prepare(spec)
@@ -184,6 +201,7 @@ class LibvirtHypervisor:
                 await self._steps.resize(step)
             case Adopt():
                 await self._steps.adopt(step)
+                self._autostarting = None
             case _:
                 assert_never(step)
 

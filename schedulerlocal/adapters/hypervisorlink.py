@@ -132,6 +132,12 @@ class Link(Protocol):
 
     async def is_active(self, name: str) -> bool: ...
 
+    async def autostarting(self) -> frozenset[str]:
+        """The VMs libvirtd starts when it starts on a machine that has booted."""
+
+    async def set_autostart(self, name: str, on: bool) -> bool:
+        """Whether it was on before; one that is as wanted already is left alone."""
+
     async def note(self, name: str, text: str | None, *, live: bool, config: bool) -> None:
         """Write our metadata, or with None remove it."""
 

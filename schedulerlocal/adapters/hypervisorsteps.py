@@ -78,6 +78,9 @@ class DomainSteps:
         self._unanswered: set[str] = set()
         """VMs whose guest was asked to give up a vCPU and may not have."""
 
+        self._autostarted: set[str] = set()
+        """VMs that started by themselves before they were adopted, to be put back so."""
+
     # --- making and removing ----------------------------------------------------------------------
 
     async def create(self, step: Create) -> None:
@@ -228,12 +231,16 @@ class DomainSteps:
             known = await self._there(name)
             if after.foreign:
                 await self._link.note(name, None, live=known.active, config=True)
+                if name in self._autostarted:
+                    await self._link.set_autostart(name, on=True)
             else:
                 made_ms = int(self._wall_s() * 1000)
                 noted = DomainMetadata(
                     spec=after.spec, memory_nodes=after.memory_nodes, made_ms=made_ms
                 )
                 await self._note(known, noted)
+                if await self._link.set_autostart(name, on=False):
+                    self._autostarted.add(name)
             await self._known.renew(name)
 
     async def resize(self, step: Resize) -> None:

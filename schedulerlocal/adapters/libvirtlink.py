@@ -176,6 +176,23 @@ class LibvirtLink:
     async def is_active(self, name: str) -> bool:
         return bool(await self._domain_call(name, "looked at", lambda vm: vm.isActive()))
 
+    async def autostarting(self) -> frozenset[str]:
+        flags = constant("VIR_CONNECT_LIST_DOMAINS_AUTOSTART")
+
+        def call(lane: Lane) -> frozenset[str]:
+            return frozenset([domain.name() for domain in lane.connection.listAllDomains(flags)])
+
+        return await self._connections.call("autostarting", "the VMs could not be listed", call)
+
+    async def set_autostart(self, name: str, on: bool) -> bool:
+        def act(vm: Any) -> bool:
+            before = bool(vm.autostart())
+            if before is not on:
+                vm.setAutostart(int(on))
+            return before
+
+        return await self._domain_call(name, "kept from starting by itself", act)
+
     async def note(self, name: str, text: str | None, *, live: bool, config: bool) -> None:
         kind, flags = constant("VIR_DOMAIN_METADATA_ELEMENT"), _affect(live=live, config=config)
 
