@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from xml.etree import ElementTree as ET
@@ -201,9 +201,15 @@ class FakeLink:
                     plain.tag = f"{{{METADATA_URI}}}{plain.tag}"
                     kept.append(plain)
 
-    async def pin(self, name: str, wishes: Sequence[PinWish], turn: int) -> None:
+    async def pin(
+        self, wishes: Mapping[str, Sequence[PinWish]], pinned: Callable[[str], None]
+    ) -> None:
+        for name, each in wishes.items():
+            self.pin_one(name, each)
+            pinned(name)
+
+    def pin_one(self, name: str, wishes: Sequence[PinWish]) -> None:
         self._call("pin", name, *wishes)
-        assert turn >= 0
         self.calls["pin-one"] += len(wishes)
         domain = self._there(name)
         for wish in wishes:

@@ -6,6 +6,7 @@ libvirt wrote it, so it is well formed; what is in it may be anybody's.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil
 from xml.etree import ElementTree as ET
 
@@ -72,6 +73,12 @@ class DomainFacts:
     def evenly_pinned(self) -> bool:
         """Whether all vCPUs up to the maximum may run on the same CPUs, as ours do."""
         return len(set(self.pins)) == 1
+
+
+@lru_cache(maxsize=4096)
+def same(cpus: Cpus) -> Cpus:
+    """One object for all that are equal, so that the pins of a level's VMs compare at once."""
+    return cpus
 
 
 def read_domain(xml: str) -> DomainFacts:
@@ -187,6 +194,7 @@ def _pins(domain: ET.Element, vcpu: ET.Element, max_vcpus: int) -> tuple[Cpus, .
     return tuple(pins)
 
 
+@lru_cache(maxsize=1024)
 def _cpuset(text: str) -> Cpus:
     """libvirt's sets are the kernel's, and ``^3`` takes CPU 3 out again."""
     cpus: set[int] = set()
@@ -195,7 +203,7 @@ def _cpuset(text: str) -> Cpus:
             cpus.difference_update(parse_cpulist(part.strip()[1:]))
         else:
             cpus.update(parse_cpulist(part))
-    return tuple(sorted(cpus))
+    return same(tuple(sorted(cpus)))
 
 
 def _disks(domain: ET.Element) -> list[DomainDisk]:

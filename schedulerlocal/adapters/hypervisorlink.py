@@ -141,8 +141,11 @@ class Link(Protocol):
     async def note(self, name: str, text: str | None, *, live: bool, config: bool) -> None:
         """Write our metadata, or with None remove it."""
 
-    async def pin(self, name: str, wishes: Sequence[PinWish], turn: int) -> None:
-        """*turn* spreads VMs over connections."""
+    async def pin(
+        self, wishes: Mapping[str, Sequence[PinWish]], pinned: Callable[[str], None]
+    ) -> None:
+        """What is wished for VMs, by name; VMs that wish the same may share it. *pinned* is told of
+        each that was pinned, also if another fails: that ends it, but for what is under way."""
 
     async def plug_vcpus(self, name: str, vcpus: int) -> None: ...
     async def balloon(self, name: str, memory_mib: int) -> None: ...

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, TypeVar
 from xml.etree import ElementTree as ET
@@ -201,26 +201,30 @@ class LibvirtLink:
 
         await self._domain_call(name, "given its metadata", note)
 
-    async def pin(self, name: str, wishes: Sequence[PinWish], turn: int) -> None:
+    async def pin(
+        self, wishes: Mapping[str, Sequence[PinWish]], pinned: Callable[[str], None]
+    ) -> None:
+        calls: dict[str, Callable[[Lane], None]] = {}
+        pins: dict[int, _Pins] = {}
+        count = 0
+        for name, each in wishes.items():
+            if id(each) not in pins:
+                pins[id(each)] = self._pins(each)
+            calls[name] = partial(on_domain, name, pins[id(each)].pin)
+            count += len(pins[id(each)].pins)
+        self._connections.calls["pin-one"] += count
+        await self._connections.call_each("pinned", "VM {} could not be pinned", calls, pinned)
+
+    def _pins(self, wishes: Sequence[PinWish]) -> _Pins:
         if self._connections.is_test_driver:
             # it pins vCPUs only, and is not to be told of which XML
-            wishes = [
-                replace(wish, live=False, config=False)
-                for wish in wishes
-                if wish.live and wish.vcpu is not None
-            ]
-
-        def pin(vm: Any) -> None:
-            for wish in wishes:
-                bits = _bits(wish.cpus)
-                flags = _affect(live=wish.live, config=wish.config)
-                if wish.vcpu is None:
-                    vm.pinEmulator(bits, flags)
-                else:
-                    vm.pinVcpuFlags(wish.vcpu, bits, flags)
-
-        self._connections.calls["pin-one"] += len(wishes)
-        await self._domain_call(name, "pinned", pin, turn)
+            vcpus = [wish for wish in wishes if wish.live and wish.vcpu is not None]
+            return _Pins([(wish.vcpu, _bits(wish.cpus), 0) for wish in vcpus])
+        pins = [
+            (wish.vcpu, _bits(wish.cpus), _affect(live=wish.live, config=wish.config))
+            for wish in wishes
+        ]
+        return _Pins(pins)
 
     async def plug_vcpus(self, name: str, vcpus: int) -> None:
         await self._domain_call(
@@ -292,6 +296,20 @@ def _undefine(domain: Any) -> None:
         if problem.get_error_code() != constant("VIR_ERR_INVALID_ARG"):
             raise
         domain.undefineFlags(sum(_UNDEFINE[:2]))  # what every driver and version knows
+
+
+@dataclass(frozen=True, slots=True)
+class _Pins:
+    """What is to be pinned of a VM, or of many alike."""
+
+    pins: Sequence[tuple[int | None, tuple[bool, ...], int]]
+
+    def pin(self, vm: Any) -> None:
+        for vcpu, bits, flags in self.pins:
+            if vcpu is None:
+                vm.pinEmulator(bits, flags)
+            else:
+                vm.pinVcpuFlags(vcpu, bits, flags)
 
 
 def _told(domains: Iterable[Any]) -> list[DomainText]:

@@ -281,7 +281,4 @@ class Partitions:
         return self._tree.folder(level)
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
-        future = asyncio.wrap_future(self._thread.submit(call))
-        # one nobody waits for any more may fail
-        future.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return await asyncio.shield(future)
+        return await asyncio.shield(self._thread.submit(call))
