@@ -21,7 +21,16 @@ from schedulerlocal.adapters.hypervisorlink import (
 )
 from schedulerlocal.core.cpulist import format_cpulist
 
-READS = ("read", "read_all", "full_config", "is_active", "ballooned_mib", "quiet", "try_define")
+READS = (
+    "read",
+    "read_all",
+    "full_config",
+    "is_active",
+    "ballooned_mib",
+    "quiet",
+    "try_define",
+    "autostarting",
+)
 
 
 @dataclass
@@ -130,6 +139,19 @@ class FakeLink:
     async def try_define(self, name: str, xml: str) -> None:
         self._call("try_define", name)
         assert ET.fromstring(xml).findtext("name") == name
+
+    async def make(self, name: str, xml: str) -> DomainText | LinkError:
+        await self.define(name, xml)
+        try:
+            await self.start(name)
+        except LinkError as problem:
+            return problem
+        return self._text(name)
+
+    async def remove(self, name: str, *, active: bool) -> None:
+        if active:
+            await self.destroy(name)
+        await self.undefine(name)
 
     async def undefine(self, name: str) -> None:
         self._call("undefine", name)

@@ -22,7 +22,7 @@ from schedulerlocal.keeper import HostKeeper
 from tests.fakelink import FakeLink
 from tests.qcow2files import make_image
 
-MAKING = {"define": 1, "start": 1, "note": 1}
+MAKING = {"define": 1, "start": 1}
 REMOVING = {"destroy": 1, "undefine": 1}
 # two VMs of one vCPU at 1:1, 20 of two at 2:1 and three of one at 3:1: 2, 20 and 1 CPUs
 THERE = {

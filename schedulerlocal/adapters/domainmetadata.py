@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -93,10 +94,16 @@ def read_metadata(domain: ET.Element) -> DomainMetadata | DamagedMetadata | None
     name = domain.findtext("name", "")
     if len(ours) > 1:
         return DamagedMetadata(name, "it is there more than once")
-    if ours[0].get("format") != _FORMAT:
+    return _understood(name, ours[0].get("format", ""), ours[0].text or "")
+
+
+@lru_cache(maxsize=1024)
+def _understood(name: str, written: str, text: str) -> DomainMetadata | DamagedMetadata:
+    """A running VM's is there twice, and is read again whenever the VM changes."""
+    if written != _FORMAT:
         return DamagedMetadata(name, "it was written by another version of VMStack")
     try:
-        document = json.loads(ours[0].text or "")
+        document = json.loads(text)
     except (ValueError, RecursionError):
         return DamagedMetadata(name, "it is not JSON")
     try:

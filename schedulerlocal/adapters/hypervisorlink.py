@@ -114,6 +114,10 @@ class Link(Protocol):
     async def full_config(self, name: str) -> str:
         """The XML of the next boot, its secrets included, to be defined again."""
 
+    async def make(self, name: str, xml: str) -> DomainText | LinkError:
+        """Define and start it; returns what it became. If it does not start it stays defined, and
+        why is returned."""
+
     async def define(self, name: str, xml: str) -> None: ...
     async def try_define(self, name: str, xml: str) -> None:
         """Have *xml* checked against libvirt's schema and defined; undefined again at once."""
@@ -123,6 +127,9 @@ class Link(Protocol):
     async def start_transient(self, name: str, xml: str) -> None: ...
     async def destroy(self, name: str) -> None:
         """Stop it by force, without waiting for an earlier call about it."""
+
+    async def remove(self, name: str, *, active: bool) -> None:
+        """Destroy it if it is *active*, and undefine it; that it is off or gone already is fine."""
 
     async def press_power_button(self, name: str) -> None: ...
     async def reboot(self, name: str) -> None: ...

@@ -155,6 +155,17 @@ class KnownDomains:
             await self._read_dirty({name})
         return self._known.get(name)
 
+    def take(self, text: DomainText) -> Known | None:
+        """What *text* says, which libvirt told just now of a VM being worked on."""
+        self._dirty.discard(text.name)
+        self._take(text)
+        return self._known.get(text.name)
+
+    def removed(self, name: str) -> None:
+        """The VM called *name* was just removed."""
+        self._dirty.discard(name)
+        self._put(name, None)
+
     async def settled(self, name: str) -> Known | None:
         """Like :meth:`renew`, once no call about it is under way any more."""
         await self._link.quiet(name)

@@ -171,22 +171,30 @@ class LevelPlaces:
     async def start(self, name: str, level: Level, cpus: Cpus = ()) -> None:
         """Start the VM called *name*; raises HypervisorError.
 
-        *cpus*, where its level runs, is by default what its partition grants. As long as no VM was
-        seen in a partition, one that does not start is tried without: libvirt may not find what we
-        made, and that it says so is its only sign.
+        *cpus*, where its level runs, is by default what its partition grants.
         """
         try:
             await self._link.start(name)
         except LinkError as problem:
-            partitions = self._partitions
-            untried = partitions is not None and self.partition(level) and not self._seen_at_work
-            if partitions is None or not untried or problem.why is not Why.OTHER:
-                raise
-            xml = await self._link.full_config(name)
-            xml = placed_xml(xml, "", cpus or partitions.cpus(level))
-            await self._link.define(name, xml)
-            await self._link.start(name)
-            self._give_up(name, str(problem))
+            await self.start_outside(name, level, problem, cpus)
+
+    async def start_outside(
+        self, name: str, level: Level, problem: LinkError, cpus: Cpus = ()
+    ) -> None:
+        """Start the VM called *name* without its partition, as *problem* came of starting it in it.
+
+        Only as long as no VM was seen in a partition: libvirt may not find what we made, and that
+        it says so is its only sign. Raises HypervisorError.
+        """
+        partitions = self._partitions
+        untried = partitions is not None and self.partition(level) and not self._seen_at_work
+        if partitions is None or not untried or problem.why is not Why.OTHER:
+            raise problem
+        xml = await self._link.full_config(name)
+        xml = placed_xml(xml, "", cpus or partitions.cpus(level))
+        await self._link.define(name, xml)
+        await self._link.start(name)
+        self._give_up(name, str(problem))
 
     async def after_start(self, known: Known, cpus: Cpus = ()) -> None:
         """See that the VM is where its level is; raises HypervisorError.

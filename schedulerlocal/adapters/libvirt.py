@@ -230,6 +230,9 @@ class Connections:
             else:
                 await asyncio.wait([earlier])
 
+    def is_quiet(self, name: str) -> bool:
+        return name not in self._under_way
+
     async def call(
         self,
         kind: str,
@@ -253,7 +256,7 @@ class Connections:
             # given up, it goes on all the same, and calls about this VM wait for it
             return await asyncio.shield(future)
         except LibvirtError as problem:
-            raise self._failure(failed, lane, problem) from problem
+            raise self.failure(failed, lane, problem) from problem
 
     async def call_each(
         self,
@@ -308,9 +311,9 @@ class Connections:
             name, lane, problem = batch.failure
             if not isinstance(problem, LibvirtError):
                 raise problem
-            raise self._failure(failed.format(repr(name)), lane, problem) from problem
+            raise self.failure(failed.format(repr(name)), lane, problem) from problem
 
-    def _failure(self, failed: str, lane: Lane, problem: Any) -> LinkError:
+    def failure(self, failed: str, lane: Lane, problem: Any) -> LinkError:
         why = why_of(problem)
         if why is Why.OTHER and not lane.connection.isAlive():
             self._lost(lane.connection)
