@@ -118,7 +118,16 @@ class LibvirtHypervisor:
 
     async def open(self, changed: Callable[[], None]) -> None:
         self._known.changed = changed
-        await self._link.open(Ears(heard=self._known.heard, doubt=self._known.doubt_all))
+        patience_s = self._around.call_timeout_s * _GRACE
+        try:
+            async with asyncio.timeout(patience_s):
+                await self._link.open(Ears(heard=self._known.heard, doubt=self._known.doubt_all))
+        except TimeoutError:
+            raise HypervisorError(
+                f"libvirtd at {self._settings.url} did not answer within {patience_s:g} s; restart"
+                " it (systemctl restart libvirtd), or simulate a host with"
+                " --topology=debug/topology_EPYC-7662.json"
+            ) from None
         self._steps.making = Making(
             kind=await self._kind(),
             template=self._template,
