@@ -14,7 +14,6 @@ from __future__ import annotations
 import itertools
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +28,7 @@ import pytest
 
 from schedulerlocal.core.cpulist import format_cpulist, parse_cpulist
 from tests.lab.guest import Guest, cache_directory, guest, guest_parts
+from tests.lab.needs import missing
 from tests.servers import eventually
 
 try:
@@ -37,11 +37,8 @@ except ImportError:
     libvirt = None
 
 WARDEN = Path(__file__).parent / "lab" / "warden.py"
-SCHEMAS = Path("/usr/share/libvirt/schemas")
 BOOT_S = 60.0
 DAEMON_S = 30.0
-PROGRAMS = ("libvirtd", "qemu-system-x86_64", "qemu-img", "unshare", "mount")
-PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 QEMU_CONF = """\
 user = "root"
@@ -295,41 +292,19 @@ def wait_for_line(console: Path, pattern: str, within_s: float = BOOT_S) -> re.M
 # --- starting and ending --------------------------------------------------------------------------
 
 
-def require_lab() -> Path:
-    """What guests are made of; fails, saying how to mend it, where there can be no lab."""
-    lacking = [name for name in PROGRAMS if not shutil.which(name, path=PATH)]
-    if not SCHEMAS.is_dir():
-        lacking.append(str(SCHEMAS))
-    if libvirt is None:
-        lacking.append("libvirt-python")
-    parts = guest_parts(cache_directory())
-    if parts is None:
-        lacking.append("a guest's kernel")
-    if lacking or parts is None:
-        pytest.fail(
-            f"tests of the real hypervisor need {', '.join(lacking)}; on Debian 12 or 13"
-            " `scripts/setup.sh dev`, run as root or by someone with sudo, installs all of it",
-            pytrace=False,
-        )
-    if os.geteuid() != 0:
-        pytest.fail(
-            "tests of the real hypervisor start a libvirtd of their own, which takes root;"
-            " run them with sudo",
-            pytrace=False,
-        )
-    return parts
-
-
 @contextmanager
 def hypervisor_lab(directory: Path) -> Iterator[Lab]:
     """A lab with its files under *directory*, libvirtd running; all of it ends at the end."""
-    parts = require_lab()
+    if why := missing():
+        pytest.fail(f"a lab would {why}", pytrace=False)
     libvirt.registerErrorHandler(lambda _, error: error, None)  # it would print every error
     for name, text in {"qemu.conf": qemu_conf(), "libvirtd.conf": LIBVIRTD_CONF}.items():
         path = directory / "etc" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     cache = cache_directory()
+    parts = guest_parts(cache)
+    assert parts is not None
     with warden(directory, cache / "libvirt") as process:
         lab = Lab(directory, guest(cache, parts), process)
         lab.start()
@@ -352,11 +327,7 @@ def warden(directory: Path, cache: Path) -> Iterator[Warden]:
     try:
         if process.stdout.readline() != b"ready\n":
             told = process.communicate(timeout=DAEMON_S)[1].decode(errors="replace").strip()
-            pytest.fail(
-                f"tests of the real hypervisor mount folders of their own, and that failed:\n{told}"
-                "\na container must be privileged for it",
-                pytrace=False,
-            )
+            pytest.fail(f"the lab's folders cannot be mounted: {told}", pytrace=False)
         yield Warden(process)
         assert process.communicate(timeout=DAEMON_S) == (b"clean\n", b"")
     finally:

@@ -3,8 +3,8 @@
 ``unshare --mount --net python warden.py DIRECTORY CACHE`` puts folders of DIRECTORY in the place
 of the machine's own of libvirt and says ``ready``. For every line it reads it starts a libvirtd and
 says its process. It goes on until its input ends, which happens however its caller dies; then every
-process that shares its mounts is killed, and the cgroups they leave are removed. Its last word is
-``clean`` or what is left.
+process that shares its mounts is killed, and DIRECTORY and the cgroups they leave are removed. Its
+last word is ``clean`` or what is left.
 
 Guests become its children, so that one that has ended is gone: libvirt waits for that, and the
 first process of a container or a small virtual machine may take seconds to look, or never do.
@@ -15,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -143,6 +144,7 @@ def main() -> None:
     outcome = end_all()
     with suppress(OSError):  # others make and remove theirs as we look
         remove_cgroups(directory)
+    shutil.rmtree(directory, ignore_errors=True)
     with suppress(OSError):
         os.write(1, f"{outcome}\n".encode())
 
