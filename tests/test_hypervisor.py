@@ -152,6 +152,7 @@ def test_what_libvirt_refuses_to_start_leaves_nothing(host: RealHost) -> None:
         assert "there-is-none" in refused.json["reason"]
         assert "Traceback" not in driver.service.heard()
         eventually(lambda: not host.overlays and not host.domains())
+        assert not list(host.console(name).parent.iterdir())
         assert driver.vms() == []
         assert host.notes == []
 

@@ -227,6 +227,7 @@ class DomainSteps:
                 await self._unless_gone(call, name)
             except HypervisorError as problem:
                 _log.warning("what was begun for VM %s is left behind: %s", name, problem)
+        self._forget_console(name)
         with suppress(LinkError):
             await self._known.renew(name)
 
