@@ -12,6 +12,7 @@ from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+_Asked = tuple[asyncio.Future[Any], Callable[[], Any]]
 L = TypeVar("L")
 
 
@@ -23,7 +24,7 @@ class CallThreads:
         self._most = most
         self._made = 0
         self._under_way = 0
-        self._queue: SimpleQueue[tuple[asyncio.Future[Any], Callable[[], Any]]] = SimpleQueue()
+        self._queue: SimpleQueue[_Asked | None] = SimpleQueue()
 
     def submit(self, call: Callable[[], T]) -> asyncio.Future[T]:
         """To be called on the event loop, on which the result arrives too."""
@@ -36,9 +37,14 @@ class CallThreads:
             threading.Thread(target=self._work, name=name, daemon=True).start()
         return future
 
+    def close(self) -> None:
+        """Let the threads go, once what was asked of them is done."""
+        for _ in range(self._made):
+            self._queue.put(None)
+
     def _work(self) -> None:
-        while True:
-            future, call = self._queue.get()
+        while (asked := self._queue.get()) is not None:
+            future, call = asked
             result, problem = None, None
             try:
                 result = call()
@@ -46,7 +52,7 @@ class CallThreads:
                 problem = fault
             with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
                 future.get_loop().call_soon_threadsafe(self._answer, future, result, problem)
-            del future, call, result, problem
+            del asked, future, call, result, problem
 
     def _answer(
         self, future: asyncio.Future[Any], result: object, problem: BaseException | None

@@ -10,14 +10,15 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from schedulercommon.errors import HypervisorError, RefusedError, StoreUnavailable, WrongState
 from schedulercommon.model import VmSpec
+from schedulerlocal.adapters.callthreads import CallThreads
 from schedulerlocal.adapters.imagechain import Image, ImageReader
 from schedulerlocal.adapters.imageuse import ImageUses, Use
 from schedulerlocal.adapters.overlays import (
@@ -30,10 +31,10 @@ from schedulerlocal.adapters.overlays import (
     finish_overlay,
     overlay_name,
     owner_of,
-    partial,
+    partial_path,
     unused_overlays,
 )
-from schedulerlocal.adapters.qemuimg import create_overlay
+from schedulerlocal.adapters.qemuimg import Run, create_overlay
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -123,10 +124,12 @@ class Storage:
         self._in_making: set[str] = set()
         self._starting: set[str] = set()
         self._turns = asyncio.Semaphore(_MAKING_AT_ONCE)
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="storage")
+        self._threads = CallThreads("storage", _THREADS)
+        self._makers = CallThreads("disks", _MAKING_AT_ONCE)
 
     def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
+        self._makers.close()
 
     # --- making a VM ------------------------------------------------------------------------------
 
@@ -175,7 +178,7 @@ class Storage:
         self._found[name] = (DiskFile(path=disk.path),)
         if disk.base is not None:
             self._in_making.discard(disk.path)
-            await self._erase_note(disk.path)
+            self._erase_note(disk.path)
 
     async def discard(self, spec: VmSpec) -> None:
         """Undo :meth:`prepare`, if it was done and no VM came of it."""
@@ -251,14 +254,14 @@ class Storage:
                 _log.warning("%s is no overlay of VM %s and is left alone", disk.path, name)
         if overlay:
             try:
-                await self._in_thread(self._notes.write, overlay)
+                self._notes.write(overlay)
             except OSError as problem:
                 _log.warning("the removal of %s cannot be noted: %s", overlay, problem.strerror)
         try:
             yield
         except RefusedError:
             if overlay:
-                await self._erase_note(overlay)
+                self._erase_note(overlay)
             raise
         self._forget(name)
         if overlay:
@@ -281,11 +284,14 @@ class Storage:
         self._in_making.add(path)
         try:
             async with self._turns:
-                await self._in_thread(self._begin, name, path)
-                await create_overlay(
-                    self._qemu_img, image.path, image.disk_bytes, partial(path), self._timeout_s
-                )
-                file = await self._in_thread(finish_overlay, path)
+                run = Run()
+                making = self._makers.submit(partial(self._make, name, path, image, run))
+                try:
+                    file = await asyncio.shield(making)
+                except asyncio.CancelledError:
+                    run.end()
+                    await asyncio.wait([making], timeout=self._timeout_s)
+                    raise
         except BaseException as problem:
             await self._clear_away(path)
             if isinstance(problem, OSError):
@@ -300,6 +306,13 @@ class Storage:
             raise
         base = Base(path=image.path, size_bytes=image.file_bytes, mtime_ns=image.mtime_ns)
         return Disk(path=path, base=base), file
+
+    def _make(self, name: str, path: str, image: Image, run: Run) -> FileId:
+        run.check()
+        self._begin(name, path)
+        begun = partial_path(path)
+        create_overlay(self._qemu_img, image.path, image.disk_bytes, begun, self._timeout_s, run)
+        return finish_overlay(path)
 
     def _begin(self, name: str, path: str) -> None:
         try:
@@ -348,9 +361,9 @@ class Storage:
         left, others = unused_overlays(self._disk_dir, self._host_name, used, in_use)
         return Unused(tuple(deleted), left, others)
 
-    async def _erase_note(self, path: str) -> None:
+    def _erase_note(self, path: str) -> None:
         try:
-            await self._in_thread(self._notes.erase, path)
+            self._notes.erase(path)
         except OSError as problem:
             # a domain has the overlay, so that the next start erases it
             _log.warning("the note about %s cannot be erased: %s", path, problem.strerror)
@@ -386,5 +399,4 @@ class Storage:
     def _in_background(
         self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> asyncio.Future[T]:
-        loop = asyncio.get_running_loop()
-        return loop.run_in_executor(self._threads, lambda: work(*args, **kwargs))
+        return self._threads.submit(lambda: work(*args, **kwargs))
