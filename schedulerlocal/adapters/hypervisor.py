@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -24,7 +25,7 @@ from schedulerlocal.adapters.guestkind import Kind, find_guest_kind
 from schedulerlocal.adapters.hostmeter import HostMeter
 from schedulerlocal.adapters.hypervisorlink import Ears, Link
 from schedulerlocal.adapters.hypervisorpower import DomainPower
-from schedulerlocal.adapters.hypervisorsteps import DomainSteps, Making
+from schedulerlocal.adapters.hypervisorsteps import DomainSteps, Making, disk_of
 from schedulerlocal.adapters.knowndomains import Known, KnownDomains
 from schedulerlocal.adapters.levelplaces import LevelPlaces
 from schedulerlocal.adapters.partitions import Partitions
@@ -115,6 +116,8 @@ class LibvirtHypervisor:
         self._autostarting: frozenset[str] | None = None
         self._asked_s = 0.0
         self._left: dict[str, tuple[VmSpec, Disk]] = {}
+        self._going: dict[str, Disk | None] = {}
+        """Disks of VMs whose removal was given up and may be carried out all the same."""
 
     async def open(self, changed: Callable[[], None]) -> None:
         self._known.changed = changed
@@ -163,6 +166,8 @@ class LibvirtHypervisor:
             if self._storage.prepared(spec.name) is disk:
                 await self.discard(spec)
             self._left.pop(spec.name, None)
+        for name in list(self._going):
+            await self._finish_removal(name)
         found = self._places.domains(known.values())
         if by_themselves := await self._by_themselves():
             return [replace(each, autostart=each.name in by_themselves) for each in found]
@@ -205,7 +210,7 @@ class LibvirtHypervisor:
                 wanted = step.vm.spec.start
                 self._known.expect(step.vm.name, VmState.RUNNING if wanted else VmState.DOWN)
             case Remove():
-                await self._steps.remove(step)
+                await self._remove(step.vm.name, step)
             case Resize():
                 await self._steps.resize(step)
             case Adopt():
@@ -213,6 +218,25 @@ class LibvirtHypervisor:
                 self._autostarting = None
             case _:
                 assert_never(step)
+
+    async def _remove(self, name: str, step: Remove) -> None:
+        known = self._known.all.get(name)
+        disk = disk_of(known.metadata) if known and known.metadata else None
+        try:
+            await self._steps.remove(step)
+        except asyncio.CancelledError:
+            self._going[name] = disk
+            raise
+        self._going.pop(name, None)
+
+    async def _finish_removal(self, name: str) -> None:
+        """Delete the disk of a VM whose removal was given up, if the VM is gone by now."""
+        known = await self._known.settled(name)
+        disk = self._going.pop(name, None)
+        with suppress(HypervisorError):
+            async with self._storage.removing(name, disk):
+                if known is not None:
+                    raise HypervisorError(f"VM {name!r} was not removed")
 
     async def power(self, name: str, verb: Verb, force: bool) -> None:
         await self._power.do(name, verb, force)
