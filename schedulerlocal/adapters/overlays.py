@@ -127,9 +127,10 @@ def delete_overlay(path: str, notes: OverlayNotes) -> bool:
     """Delete what there is of the overlay at *path*, then the note; whether there was any."""
     there = False
     for file in (partial_path(path), path):
-        with suppress(FileNotFoundError):
-            os.unlink(file)
-            there = True
+        if file_at(file) is not None:  # where nothing can be written, deleting nothing fails too
+            with suppress(FileNotFoundError):
+                os.unlink(file)
+                there = True
     notes.erase(path)
     return there
 
