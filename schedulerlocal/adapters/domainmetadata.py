@@ -88,7 +88,8 @@ def read_metadata(domain: ET.Element) -> DomainMetadata | DamagedMetadata | None
     Metadata that speaks of another name is damaged: that is how a copied domain comes, whose
     original must not be taken for it.
     """
-    ours = domain.findall(f"metadata/{{{METADATA_URI}}}{_TAG}")
+    metadata = domain.find("metadata")
+    ours = [] if metadata is None else metadata.findall(f"{{{METADATA_URI}}}{_TAG}")
     if not ours:
         return None
     name = domain.findtext("name", "")

@@ -185,8 +185,7 @@ class DomainSteps:
         """One under QEMU's own prefix that no VM of ours here has."""
         while True:
             mac = "52:54:00:" + ":".join(f"{byte:02x}" for byte in self._rng.randbytes(3))
-            ours = [known.told_live.metadata for known in self._known.all.values()]
-            if not any(each is not None and each.mac == mac for each in ours):
+            if mac not in self._known.macs.values():
                 return mac
 
     def _parts(self, making: Making, step: Create, metadata: DomainMetadata) -> DomainParts:
@@ -210,7 +209,8 @@ class DomainSteps:
         """A VM of the same name may have been somebody else's; raises OSError."""
         assert self.making is not None
         directory = self.making.console_dir
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not directory.is_dir():
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         forget(console_log(directory, name))
 
     def _forget_console(self, name: str) -> None:

@@ -130,6 +130,8 @@ class KnownDomains:
         self._reading = asyncio.Lock()
         self._looking: asyncio.Task[None] | None = None
         self._told: set[str] = set()
+        self.macs: dict[str, str] = {}
+        """Those of VMs of ours, by name."""
 
     def close(self) -> None:
         if self._looking is not None:
@@ -345,8 +347,10 @@ class KnownDomains:
             self._known.pop(name, None)
             self._facts.pop(name, None)
             self._places.pop(name, None)
+            self.macs.pop(name, None)
         elif before != known:
             self._known[name] = known
+            self.macs[name] = known.metadata.mac if known.metadata else ""
         if before != known:
             self.version += 1
 
