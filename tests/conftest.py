@@ -6,7 +6,7 @@ import resource
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["tests.lab.needs", "tests.hypervisorlab"]  # whether there can be one; its fixtures
+pytest_plugins = ["tests.lab.needs", "tests.hypervisorlab"]
 
 # No deadlines: a noisy machine is no bug. In CI the same examples every time, so that a red run
 # can be repeated; at a desk new ones, and more of them with --hypothesis-profile=thorough.
