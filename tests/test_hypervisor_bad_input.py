@@ -374,7 +374,8 @@ def stopped(pid: int) -> Iterator[None]:
     try:
         yield
     finally:
-        os.kill(pid, signal.SIGCONT)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
 
 HANGING: dict[str, Callable[[Target], Answer]] = {
@@ -416,3 +417,18 @@ def test_a_libvirtd_that_hangs_fails_the_request_and_nothing_else(
     assert "Traceback" not in driver.service.heard()
     assert target.images.joinpath("plain.qcow2").exists()
     other.unlink()
+
+
+def test_a_removal_that_a_libvirtd_took_with_it_leaves_the_vm_its_disk(target: Target) -> None:
+    driver, host = target.driver, target.driver.host
+    driver.ok(target.define("there"), 201)
+    with stopped(host.lab.daemon_pid):
+        assert refusal(driver.remove("there")) == FAILED
+        host.lab.kill()
+        host.lab.start()
+    eventually(lambda: not host.notes)
+    assert driver.vms() == host.overlays == ["there"]
+    assert host.domains() == {"there": False}
+    eventually(lambda: driver.remove("there").status == 200)  # once we are connected again
+    assert host.overlays == host.notes == []
+    assert host.domains() == {}
