@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -46,7 +47,9 @@ class Place:
         """Of all levels there will be, in files that grant what is written."""
 
         def write(path: Path, text: str) -> None:
-            path.write_text(text)
+            file = os.open(path, os.O_WRONLY | os.O_TRUNC)
+            os.write(file, text.encode())
+            os.close(file)
 
         tree = Tree(self.directory / "cgroup", slices=False, hands=Hands(write=write))
         for level in {level for _, level in THERE}:

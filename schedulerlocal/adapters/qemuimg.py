@@ -7,9 +7,7 @@ import logging
 import os
 import select
 import signal
-import subprocess
 import threading
-import time
 from contextlib import suppress
 
 from schedulercommon.errors import HypervisorError
@@ -27,23 +25,26 @@ class Run:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._pid: int | None = None
         self._ended = False
 
-    def start(self, command: list[str]) -> subprocess.Popen[bytes]:
-        """In a group of its own, which can be ended whole; raises OSError, and TimeoutError if it
-        was ended already."""
+    def start(self, command: list[str], told: int) -> int:
+        """In a group of its own, which can be ended whole; what it tells goes to the file *told*.
+
+        Raises OSError, and TimeoutError if it was ended already.
+        """
+        nothing = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1)]
         with self._lock:
             self.check()
-            self._process = subprocess.Popen(
+            self._pid = os.posix_spawnp(
+                command[0],
                 command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                bufsize=0,
-                start_new_session=True,
+                os.environ,
+                file_actions=[*nothing, (os.POSIX_SPAWN_DUP2, told, 2)],
+                setsid=True,
+                setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # which Python ignores
             )
-            return self._process
+            return self._pid
 
     def check(self) -> None:
         """Raise TimeoutError if it was ended."""
@@ -54,9 +55,15 @@ class Run:
         """Kill what is left of it, now or as soon as it begins."""
         with self._lock:
             self._ended = True
-            if self._process is not None and self._process.returncode is None:
+            if self._pid is not None:
                 with suppress(ProcessLookupError):
-                    os.killpg(self._process.pid, signal.SIGKILL)
+                    os.killpg(self._pid, signal.SIGKILL)
+
+    def exit_code(self, pid: int) -> int:
+        """Of a process that has ended; its number may be another's from now on."""
+        with self._lock:
+            self._pid = None
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def create_overlay(
@@ -70,66 +77,49 @@ def create_overlay(
     HypervisorError.
     """
     options = ["create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", base]
-    deadline_s = time.monotonic() + timeout_s
+    told = os.memfd_create("qemu-img")
     try:
-        try:
-            process = run.start([program, *options, "--", overlay, str(disk_bytes)])
-        except FileNotFoundError as problem:
-            raise HypervisorError(
-                f"{program} is not installed, and disks are made with it; install qemu-utils"
-            ) from problem
-        with process:
-            try:
-                heard = _listen(process, deadline_s)
-                code = process.wait(_GRACE_S)
-            finally:
-                _end(run, process)
-    except (TimeoutError, subprocess.TimeoutExpired) as problem:
+        pid = run.start([program, *options, "--", overlay, str(disk_bytes)], told)
+        code = _ended(pid, run, timeout_s)
+        heard = os.pread(told, _HEARD_BYTES, 0)
+    except TimeoutError as problem:
         raise HypervisorError(
             f"{program} did not finish within {timeout_s:g} s; look at what the disks are on"
+        ) from problem
+    except FileNotFoundError as problem:
+        raise HypervisorError(
+            f"{program} is not installed, and disks are made with it; install qemu-utils"
         ) from problem
     except OSError as problem:
         raise HypervisorError(
             f"{program} cannot be run ({problem.strerror}), and disks are made with it; mend that"
         ) from problem
+    finally:
+        os.close(told)
     if code:
         words = _last_words(heard, code)
         mend = "make room" if _DISK_FULL in words else "mend that"
         raise HypervisorError(f"{program} failed ({words}); {mend} and try again")
 
 
-def _listen(process: subprocess.Popen[bytes], deadline_s: float) -> bytes:
-    """The beginning of what it says until it ends; the rest is not kept. Raises TimeoutError."""
-    assert process.stderr is not None
-    said, heard = process.stderr.fileno(), b""
-    ready = select.poll()
-    ready.register(said, select.POLLIN)
-    ending = os.pidfd_open(process.pid)
+def _ended(pid: int, run: Run, timeout_s: float) -> int:
+    """Its exit code. Raises TimeoutError: it is killed, and stuck in the kernel may outlive that,
+    but we go on."""
+    process = os.pidfd_open(pid)
     try:
-        ready.register(ending, select.POLLIN)
-        while (left_s := deadline_s - time.monotonic()) > 0:
-            numbers = [number for number, _ in ready.poll(left_s * 1000)]
-            part = os.read(said, _HEARD_BYTES) if said in numbers else b""
-            heard += part[: _HEARD_BYTES - len(heard)]
-            if ending in numbers and not part:
-                return heard
-            if said in numbers and not part:
-                ready.unregister(said)
+        ready = select.poll()
+        ready.register(process, select.POLLIN)
+        if ready.poll(timeout_s * 1000):
+            return run.exit_code(pid)
+        run.end()
+        if ready.poll(_GRACE_S * 1000):
+            run.exit_code(pid)
+        else:
+            _log.error("process %d (qemu-img) cannot be ended; look at its disk", pid)
+            threading.Thread(target=os.waitpid, args=(pid, 0), daemon=True).start()
     finally:
-        os.close(ending)
+        os.close(process)
     raise TimeoutError
-
-
-def _end(run: Run, process: subprocess.Popen[bytes]) -> None:
-    """Kill what is left of it. Stuck in the kernel it may outlive that, but we go on."""
-    if process.returncode is not None:
-        return
-    run.end()
-    try:
-        process.wait(_GRACE_S)
-    except subprocess.TimeoutExpired:
-        _log.error("process %d (qemu-img) cannot be ended; look at its disk", process.pid)
-        process.returncode = -signal.SIGKILL  # nobody waits for it any more
 
 
 def _last_words(heard: bytes, code: int) -> str:
