@@ -37,6 +37,11 @@ class CallThreads:
             threading.Thread(target=self._work, name=name, daemon=True).start()
         return future
 
+    @property
+    def idle(self) -> bool:
+        """Whether all that was asked of it is done."""
+        return not self._under_way
+
     def close(self) -> None:
         """Let the threads go, once what was asked of them is done."""
         for _ in range(self._made):

@@ -35,12 +35,18 @@ class VcpuPins:
         to = Moved(cpus, None if step.level == PREMIUM and self._host_cpus else cpus)
         wishes: dict[str, Sequence[PinWish]] = {}
         alike: dict[tuple[bool, int, int], Sequence[PinWish]] = {}
+        strays = []
+        # most levels have many VMs, and on a host with partitions nearly all are where they belong
         for name in step.vms:
-            if not _is_at(known := there[name], to):
+            known = there[name]
+            place = known.place
+            if place is None or place.cpus is not cpus or place.emulator is not to.emulator:
                 wishes[name] = _wishes(known, to, alike)
+            if known.wanted is not cpus:
+                strays.append(name)
         before = [there[name] for name in wishes]
         with self._known.working_on(wishes):
-            for name in step.vms:
+            for name in strays:
                 self._known.pinning(name, cpus)
             try:
                 await self._pin(wishes, to)
@@ -63,13 +69,6 @@ class VcpuPins:
             self._known.pinning(known.name, cpus)
             to = Moved(cpus, known.live.emulator_cpus or None)
             await self._pin({known.name: _wishes(now, to, {})}, to)
-
-
-def _is_at(known: Known, to: Moved) -> bool:
-    place = known.place
-    if place is None or place.cpus is not to.cpus:
-        return False
-    return to.emulator is None or place.emulator is to.emulator
 
 
 def _wishes(

@@ -84,16 +84,21 @@ class LevelPlaces:
         if not step.vms and not step.before and used:
             return  # it began before we did; whether it is where it should be is seen elsewhere
         partition = self.partition(level)
-        insiders = {name for name in step.vms if _inside(there[name], partition, used)}
-        inside = tuple([name for name in step.vms if name in insiders])
-        outside = tuple([name for name in step.vms if name not in insiders])
+        inside, outside = [], []
+        for name in step.vms:
+            known = there[name]
+            # one that is down will be in it when it starts
+            if known.told_live.partition == partition and (used or not known.active):
+                inside.append(name)
+            else:
+                outside.append(name)
         if not inside and step.vms:
             await self._pins.move(step)
             return
         before = await partitions.give(level, step.after)
         try:
-            await self._pins.move(Pin(level, inside, (), self._wide))
-            await self._pins.move(replace(step, vms=outside))
+            await self._pins.move(Pin(level, tuple(inside), (), self._wide))
+            await self._pins.move(replace(step, vms=tuple(outside)))
         except HypervisorError:
             await partitions.put_back(level, before)
             raise
@@ -223,9 +228,3 @@ class LevelPlaces:
     def _give_up(self, name: str, why: str) -> None:
         _log.warning("VM %s is not in its partition: %s; VMs are pinned one by one", name, why)
         self._partitions = None
-
-
-def _inside(known: Known, partition: str, holds_any: bool) -> bool:
-    """Whether *partition*, in which there is anybody or not, holds the VM, or will when it
-    starts."""
-    return known.live.partition == partition and (holds_any or not known.active)

@@ -208,6 +208,8 @@ class Partitions:
 
         Returns what :meth:`put_back` wants. Raises HypervisorError with all as it was.
         """
+        if self._thread.idle and self._is_given(level, cpus):
+            return _formatted(cpus)
         return await self._in_thread(partial(self._give, level, cpus))
 
     async def put_back(self, level: Level, before: str | None) -> None:
@@ -224,9 +226,9 @@ class Partitions:
 
     def _give(self, level: Level, cpus: Cpus) -> str | None:
         folder, wanted = self._folder(level), _formatted(cpus)
+        if self._is_given(level, cpus):
+            return wanted
         before = self._asked(level)
-        if before is not None and before == wanted and self.cpus(level) == cpus:
-            return before
         try:
             if before is None:
                 self._make(folder)
@@ -260,6 +262,9 @@ class Partitions:
                 before,
                 problem,
             )
+
+    def _is_given(self, level: Level, cpus: Cpus) -> bool:
+        return self._asked(level) == _formatted(cpus) and self.cpus(level) == cpus
 
     def _asked(self, level: Level) -> str | None:
         """What was written last, as the kernel puts it; None if there is no partition."""
