@@ -70,6 +70,8 @@ class HostKeeper:
         self._told: frozenset[Finding] = frozenset()
         self._warned: tuple[HostState, tuple[str, ...]] | None = None
         self._crowding: Mapping[Level, Crowding] = {}
+        self._over: list[str] = []
+        """What the host has promised and does not have."""
         self._about: tuple[str, ...] = ()
         """Warnings that do not follow from the state."""
 
@@ -168,6 +170,8 @@ class HostKeeper:
                 self.set_state(each.name, each.state)
         for gone in self.states.keys() - {each.name for each in domains}:
             del self.states[gone]
+        if self.state is not before or self._over:
+            self._note_over()
         await self._set_right(result, [each for each in domains if _starts_by_itself(each)])
         await self._begin_levels()
         self.note_since(before)
@@ -322,6 +326,16 @@ class HostKeeper:
                 self.set_state(vm.name, VmState.RUNNING)
             except HypervisorError as problem:
                 self.events.record("not-started", vm=vm.name, reason=str(problem))
+
+    def _note_over(self) -> None:
+        """Tell loudly of more VMs than the host has room for, and once there is room again."""
+        before, self._over = self._over, violations(self.state)
+        if self._over == before:
+            return
+        if self._over:
+            reasons = "; ".join(self._over)
+            _log.error("this host is over-committed, and nobody is moved meanwhile: %s", reasons)
+        self.events.record("over-committed", reasons=self._over)
 
     def _note_about(self, stale: str) -> None:
         """*stale* is why the hypervisor could not be looked at, empty if it could."""
