@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -59,6 +60,9 @@ class FakeLink:
     """Whether guests take vCPUs and memory, or give them up, while they run."""
     resumes: bool = True
     autostart: set[str] = field(default_factory=set)
+    holds: asyncio.Event | None = None
+    """What removals wait for; given up, they go on all the same."""
+    held: asyncio.Task[None] | None = None
 
     @property
     def changes(self) -> list[tuple[object, ...]]:
@@ -103,6 +107,8 @@ class FakeLink:
 
     async def quiet(self, name: str) -> None:
         self._call("quiet", name)
+        if self.held is not None:
+            await asyncio.wait([self.held])
 
     async def read_all(self) -> list[DomainText]:
         self._call("read_all")
@@ -149,6 +155,12 @@ class FakeLink:
         return self._text(name)
 
     async def remove(self, name: str, *, active: bool) -> None:
+        self.held = asyncio.create_task(self._remove(name, active))
+        await asyncio.shield(self.held)
+
+    async def _remove(self, name: str, active: bool) -> None:
+        if self.holds is not None:
+            await self.holds.wait()
         if active:
             await self.destroy(name)
         await self.undefine(name)
