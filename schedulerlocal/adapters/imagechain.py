@@ -91,8 +91,6 @@ class ImageReader:
         Raises BadRequest with a sentence about *whose* it is, which ends with the first of *mends*
         for the file at *path* and with the other for those below.
         """
-        # an administrator may well link the folders themselves elsewhere
-        folders = [Path(os.path.realpath(folder)) for folder in folders]
         about, (mend, flatten), files = whose, mends, list[FileId]()
         top: _Found | None = None
         while True:
@@ -166,7 +164,7 @@ class ImageReader:
         """
         with _held(path) as (file, facts):
             real = os.readlink(f"/proc/self/fd/{file}")
-            if folders is not None and not is_inside(real, folders):
+            if folders is not None and not _is_in(real, folders):
                 raise ValueError(f"is {OUTSIDE}, links followed")
             if stat.S_ISDIR(facts.st_mode):
                 raise ValueError("is a folder")
@@ -188,6 +186,16 @@ class ImageReader:
             if isinstance(header, str):
                 raise ValueError(header)
             return real, facts, header
+
+
+def _is_in(real: str, folders: Sequence[Path]) -> bool:
+    """Whether *real*, where a file really is, is under one of *folders*.
+
+    An administrator may well link these themselves elsewhere, which is looked at only if need be.
+    """
+    if is_inside(real, folders):
+        return True
+    return is_inside(real, [Path(os.path.realpath(folder)) for folder in folders])
 
 
 @contextmanager
