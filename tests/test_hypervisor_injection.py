@@ -32,44 +32,7 @@ MADE_OF = {"emulator": 1, "disk": 1, "serial": 1, "console": 1, "channel": 1, "m
 ADDED_BY_LIBVIRT = {"controller", "input", "audio", "watchdog"}
 
 QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
-HOSTILE_TEMPLATE = f"""<?xml version="1.0"?>
-<?xml-stylesheet href="/etc/passwd"?>
-<domain type="kvm" id="7" xmlns:qemu="{QEMU}" xmlns:xi="http://www.w3.org/2001/XInclude">
-  <name>golden</name>
-  <uuid>11111111-2222-3333-4444-555555555555</uuid>
-  <title>]]&gt;&lt;hostdev&gt;</title>
-  <xi:include href="/etc/passwd" parse="text"/>
-  <metadata><v:vm xmlns:v="urn:vmstack:domain" format="1">{{}}</v:vm></metadata>
-  <memory unit="TiB">9</memory>
-  <vcpu cpuset="0-63">64</vcpu>
-  <bootloader>/usr/bin/pygrub</bootloader>
-  <sysinfo type="fwcfg"><entry name="opt/x" file="/etc/shadow"/></sysinfo>
-  <os>
-    <type>exe</type><init>/bin/sh</init><loader>/etc/shadow</loader><dtb>/etc/shadow</dtb>
-    <nvram template="/etc/shadow">/etc/x</nvram><acpi><table type="slic">/etc/shadow</table></acpi>
-  </os>
-  <devices>
-    <emulator>/bin/sh</emulator>
-    <xi:include href="/etc/passwd"/>
-    <disk type="block" device="cdrom"><source dev="/dev/sda"/><target dev="sda"/></disk>
-    <disk type="file"><source file="/etc/shadow" startupPolicy="optional"/><shareable/>
-      <backingStore type="file"><format type="raw"/><source file="/etc/shadow"/></backingStore>
-      <driver name="qemu" type="raw"/><target dev="vda" bus="virtio"/></disk>
-    <disk type="file"><source file="/etc/passwd"/><target dev="vdb" bus="virtio"/></disk>
-    <filesystem><source dir="/"/><target dir="r"/></filesystem>
-    <hostdev mode="subsystem" type="usb"><source><vendor id="0x1"/></source></hostdev>
-    <interface type="user"/><interface type="ethernet"><script path="/tmp/evil"/></interface>
-    <serial type="file"><source path="/etc/shadow"/><log file="/etc/cron.d/x"/></serial>
-    <channel type="unix"><source mode="bind" path="/run/x"/></channel>
-    <graphics type="vnc" listen="0.0.0.0"/><video><model type="qxl"/></video>
-    <tpm><backend type="passthrough"><device path="/dev/tpm0"/></backend></tpm>
-    <rng model="virtio"><backend model="random">/dev/sda</backend></rng>
-  </devices>
-  <seclabel type="none"/>
-  <qemu:commandline><qemu:arg value="-drive"/><qemu:arg value="file=/etc/shadow"/>
-    <qemu:env name="LD_PRELOAD" value="/tmp/evil.so"/></qemu:commandline>
-</domain>
-"""
+HOSTILE_TEMPLATE = Path(__file__).parent / "data" / "hostile-template.xml"
 
 
 @pytest.fixture(scope="module", params=["no template", "a hostile template"])
@@ -88,8 +51,7 @@ def target(
     host.disks.mkdir()
     template = ""
     if request.param != "no template":
-        template = str(directory / "template.xml")
-        Path(template).write_text(HOSTILE_TEMPLATE)
+        template = str(HOSTILE_TEMPLATE)
     with host.service(QEMU_TEMPLATE=template) as driver:
         yield Target(driver)
         assert driver.service.stop() == 0
@@ -219,7 +181,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "image: ESC": {"image": "{images}/\x1b[2J"},
     "image: climbing": {"image": "{images}/../secret/key.qcow2"},
     "image: in a folder beside": {"image": "{images}-not/key.qcow2"},
-    "image: a file of ours": {"image": "{images}/../template.xml"},
+    "image: a file of ours": {"image": "{images}/../journal/journal.jsonl"},
     "image: a protocol": {"image": "nbd://127.0.0.1/x"},
     "image: json": {"image": 'json:{"driver":"file","filename":"/etc/shadow"}'},
     "image: the image and more": {"image": "{images}/plain.qcow2,file=/etc/shadow"},

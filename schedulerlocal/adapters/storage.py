@@ -206,10 +206,7 @@ class Storage:
                 self._forget(name)
 
     async def check_start(self, name: str, disk: Disk) -> None:
-        """Raise WrongState if *disk*, or what it builds on, may not be used as it is by now.
-
-        What was checked when the VM was made need not be there any more.
-        """
+        """Raise WrongState if *disk*, or what it builds on, may not be used as it is by now."""
         if unfit := await self._in_thread(self._unfit, disk):
             raise WrongState(f"VM {name!r} cannot start: {unfit}")
 
