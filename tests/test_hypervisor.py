@@ -79,7 +79,7 @@ def test_a_vm_lives(host: RealHost) -> None:
             assert domain.info()[1:4] == [320 * 1024, 320 * 1024, 1]
         assert host.overlays == [name]
 
-        wait_for_line(console, "^guest power button$(.|\n)*^guest up")
+        wait_for_line(console, "^guest power button$(.|\n)*^guest tick 3$")  # it listens
         driver.done(name, "shutdown")
         assert console.read_text().count("guest power button") == 2
         assert host.domains() == {name: False}
