@@ -2,9 +2,9 @@
 
 Requests come over HTTP from a process of its own, one after another. All CPU time of this process
 from one answer to the next counts; taken off is what the same calls to libvirt, and starting the
-same ``qemu-img``, cost alone (see :mod:`benchmarks.alone`), measured in turns with it. The VM's
-level grows and shrinks again, once as with cgroup v2, where that is one write (to plain
-files here), once as without, where all its VMs are pinned anew.
+same ``qemu-img``, cost without us (see :mod:`benchmarks.alone`), measured in turns with it. The
+VM's level grows and shrinks again, once as with cgroup v2, where that is one write (to plain files
+here), once as without, where all its VMs are pinned anew.
 """
 
 from __future__ import annotations
@@ -12,21 +12,19 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from statistics import median
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from benchmarks import Figure, Progress
-from benchmarks.alone import Bare, Call, Laps, Tape, overlay_command
+from benchmarks.alone import Bare, BareStart, Call, Laps, Tape, overlay_command
 from benchmarks.hypervisorplace import MEMORY_MIB, THERE, TOPOLOGY, Place
 from schedulercommon.levels import parse_level
 from schedulercommon.model import VmSpec
@@ -64,6 +62,10 @@ for line in sys.stdin:
 """
 
 
+Size = tuple[int, str, str]
+"""vCPUs, level and kind of disk."""
+
+
 @dataclass(frozen=True, slots=True)
 class Spent:
     """Milliseconds of CPU, by round."""
@@ -86,9 +88,9 @@ class _Rig:
 
     place: Place
     agent: HostAgent
-    calls: Counter[str]
     client: subprocess.Popen[bytes]
     clock: Laps
+    storage: BareStart
 
     async def ask(self, method: str, path: str, body: str = "") -> float:
         """Milliseconds of CPU since the one before was answered."""
@@ -111,6 +113,12 @@ class _Rig:
 
     async def remove(self) -> float:
         return await self.ask("DELETE", "/v1/vms/extra")
+
+    async def pairs(self, size: Size) -> list[tuple[float, float]]:
+        """Deploys and removals, one after the other."""
+        await asyncio.sleep(_QUIET_S)
+        spent = [(await self.deploy(*size), await self.remove()) for _ in range(1 + ROUNDS)]
+        return spent[1:]  # caches are warm
 
 
 async def costs(place: Callable[[], Place], progress: Progress, *, pins: bool) -> list[Figure]:
@@ -146,32 +154,36 @@ async def costs(place: Callable[[], Place], progress: Progress, *, pins: bool) -
 
 
 async def _rounds(
-    rig: _Rig,
-    bare: Bare,
-    size: tuple[int, str, str],
-    deploy: Sequence[Call],
-    remove: Sequence[Call],
+    rig: _Rig, bare: Bare, size: Size, deploy: Sequence[Call], remove: Sequence[Call]
 ) -> tuple[Spent, Spent]:
-    command: list[str] = []
-    if size[2] == "overlay":
-        program, directory = shutil.which("qemu-img") or "", rig.place.directory
-        image = Path(rig.place.image("extra"))
-        command = overlay_command(program, image, directory / "bare.qcow2", _DISK_BYTES)
     deploys, removes = Spent([], []), Spent([], [])
     for _ in range(TURNS):
+        for deploy_ms, remove_ms in await rig.pairs(size):
+            deploys.whole.append(deploy_ms)
+            removes.whole.append(remove_ms)
+        starts_ms = await _starts_ms(rig, size) if size[2] == "overlay" else [0.0] * ROUNDS
         await asyncio.sleep(_QUIET_S)
-        for number in range(ROUNDS + 1):
-            costs = await rig.deploy(*size), await rig.remove()
-            if number:  # caches are warm
-                deploys.whole.append(costs[0])
-                removes.whole.append(costs[1])
-        await asyncio.sleep(_QUIET_S)
-        for number in range(ROUNDS + 1):
-            costs = bare.cost_ms(deploy, command), bare.cost_ms(remove, [])
-            if number:
-                deploys.alone.append(costs[0])
-                removes.alone.append(costs[1])
+        alone = [(bare.cost_ms(deploy), bare.cost_ms(remove)) for _ in range(1 + ROUNDS)][1:]
+        for start_ms, (deploy_ms, remove_ms) in zip(starts_ms, alone, strict=True):
+            deploys.alone.append(deploy_ms + start_ms)
+            removes.alone.append(remove_ms)
     return deploys, removes
+
+
+async def _starts_ms(rig: _Rig, size: Size) -> list[float]:
+    """What starting ``qemu-img`` adds to requests that need none, but are otherwise alike."""
+    vcpus, level, _ = size
+    image, overlay = rig.place.image("extra"), rig.place.directory / "bare.qcow2"
+    command = overlay_command(Path(image), overlay, _DISK_BYTES)
+    spent: list[float] = []
+    for _ in range(1 + ROUNDS):
+        for started in ([], command):
+            rig.storage.command = started
+            spent.append(await rig.deploy(vcpus, level, "in-place"))
+            await rig.remove()
+    rig.storage.command = []
+    pairs = zip(spent[::2], spent[1::2], strict=True)
+    return [beside - without for without, beside in pairs][1:]
 
 
 def _pinned(calls: Sequence[Call]) -> int:
@@ -189,7 +201,7 @@ async def _rig(
 ) -> AsyncIterator[_Rig]:
     names = [f"vm{number}" for number in range(VMS)]
     place.images(["extra", *names])
-    agent, keeper, calls = await _started(place, pins=pins, opener=opener)
+    agent, keeper, storage = await _started(place, pins=pins, opener=opener)
     watch = asyncio.create_task(keeper.keep_watch(_PATIENCE_S * VMS))
     for number, name in enumerate(names):
         progress(f"filling a host, VM {number} of {VMS}")
@@ -198,7 +210,7 @@ async def _rig(
     calm_collector()
     client = _client(runner.addresses[0][1])
     try:
-        yield _Rig(place, agent, calls, client, Laps())
+        yield _Rig(place, agent, client, Laps(), storage)
     finally:
         client.kill()
         client.wait()
@@ -221,8 +233,8 @@ def _close(stream: IO[bytes] | None) -> None:
 
 async def _started(
     place: Place, *, pins: bool, opener: Callable[[str], Any] | None
-) -> tuple[HostAgent, HostKeeper, Counter[str]]:
-    """An agent that is ready, its keeper, and the count of the calls it makes."""
+) -> tuple[HostAgent, HostKeeper, BareStart]:
+    """An agent that is ready, with what it stands on."""
     from schedulerlocal.adapters.hypervisor import LibvirtHypervisor, Surroundings
     from schedulerlocal.adapters.libvirt import Connections
     from schedulerlocal.adapters.libvirtlink import LibvirtLink
@@ -230,11 +242,13 @@ async def _started(
 
     host = Host(read_topology(TOPOLOGY))
     link = LibvirtLink(Connections(place.url, rng=Random(1), opener=opener))
-    storage = Storage(
-        image_dirs=[place.directory / "images"],
-        disk_dir=place.directory,
-        notes_dir=place.directory / "notes",
-        host_name="here",
+    storage = BareStart(
+        Storage(
+            image_dirs=[place.directory / "images"],
+            disk_dir=place.directory,
+            notes_dir=place.directory / "notes",
+            host_name="here",
+        )
     )
     around = Surroundings(
         state_dir=place.directory / "state",
@@ -247,11 +261,11 @@ async def _started(
         partitions=None if pins else place.partitions(),
     )
     settings = LibvirtSettings(kind="qemu", network="none")
-    hypervisor = LibvirtHypervisor(host, link, storage, settings, around)
+    hypervisor = LibvirtHypervisor(host, link, cast("Storage", storage), settings, around)
     journal = FileJournal(place.directory / "journal")
     keeper = HostKeeper(host, hypervisor, journal, now_s=time.time)
     await keeper.start()
-    return HostAgent("here", keeper), keeper, link.calls
+    return HostAgent("here", keeper), keeper, storage
 
 
 def _spec(place: Place, name: str, vcpus: int, level: str) -> VmSpec:
