@@ -16,6 +16,7 @@ _HEARD_BYTES = 4096
 _LAST_WORDS = 200
 _DISK_FULL = os.strerror(errno.ENOSPC)
 _GRACE_S = 2.0
+_ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C"}
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class Run:
             self._pid = os.posix_spawnp(
                 command[0],
                 command,
-                os.environ,
+                _ENVIRONMENT,
                 file_actions=[*nothing, (os.POSIX_SPAWN_DUP2, told, 2)],
                 setsid=True,
                 setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # which Python ignores
