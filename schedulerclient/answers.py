@@ -258,6 +258,10 @@ def read_room(document: Any) -> Room:
     )
 
 
+def read_console(document: Any) -> str:
+    return _needed(_object(document), "console", str)
+
+
 def read_service(document: Any) -> str:
     return _told(_object(document), "service", str, "")
 

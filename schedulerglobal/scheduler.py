@@ -221,12 +221,7 @@ class ClusterScheduler:
         """Pass a verb on to the host of the VM called *name*; returns its answer."""
         self.check_ready()
         # without the name's turn: a guest may take long to shut down, and may be removed meanwhile
-        promise = placed(self.book, name)
-        host = self.host_of(name, promise)
-        if not host.typed:
-            raise WrongState(
-                f"the local scheduler of host {host.name} is too old for that; renew it"
-            )
+        promise, host = self._there(name)
         reply = await self._calls.pass_on(host, method, f"{_path(name)}{rest}", document)
         if isinstance(reply, Outcome):
             problem = HostUnreachable(
@@ -242,6 +237,31 @@ class ClusterScheduler:
         if promise is not None:
             promise = await self._resized(promise, answer)
         return promise, host, answer
+
+    async def console(self, name: str, query: str) -> str:
+        """The end of what the guest of the VM called *name* wrote to its console."""
+        _, host = self._there(name)
+        reply = await self._calls.pass_on(host, "GET", f"{_path(name)}/console?{query}")
+        if isinstance(reply, Outcome):
+            raise HostUnreachable(
+                f"host {host.name} did not answer ({reply.reason}); repeat the request"
+            )
+        text = _understood(host, reply.status, reply.document).get("console")
+        if not isinstance(text, str):
+            raise HostUnreachable(
+                f"the answer of host {host.name} has no console in it; look at its log"
+            )
+        return text
+
+    def _there(self, name: str) -> tuple[Promise | None, Host]:
+        """Where the VM called *name* is, if that host can be told more than the published."""
+        promise = placed(self.book, name)
+        host = self.host_of(name, promise)
+        if not host.typed:
+            raise WrongState(
+                f"the local scheduler of host {host.name} is too old for that; renew it"
+            )
+        return promise, host
 
     async def _resized(self, promise: Promise, answer: Mapping[str, Any]) -> Promise:
         """Take over the size the host says the VM has now."""

@@ -6,7 +6,7 @@ import resource
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["tests.hypervisorlab"]  # its fixtures
+pytest_plugins = ["tests.lab.needs", "tests.hypervisorlab"]
 
 # No deadlines: a noisy machine is no bug. In CI the same examples every time, so that a red run
 # can be repeated; at a desk new ones, and more of them with --hypothesis-profile=thorough.
@@ -25,8 +25,10 @@ settings.load_profile("ci" if os.environ.get("CI") else "desk")
 pytest.register_assert_rewrite("tests.storecontract", "tests.servers", "tests.webrig")
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that boot guests take minutes, and are run by themselves: see the Makefile."""
+    """Those that boot guests come last, when the others have told what they know."""
     for item in items:
         if {"lab", "shared_lab"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("real")
+    items.sort(key=lambda item: item.get_closest_marker("real") is not None)
