@@ -24,9 +24,9 @@ DAY_S = 86_400.0
 TURNOVER = 0.4
 RANK_CORRELATION = 1.0
 """Providers sell flavours, in which memory goes with the vCPUs, and their published shares say so:
-those of ovhcloud2023 and chameleon2020 add up to the same sums at the bounds between flavours (10,
-58, 92 and 97 % of ovhcloud2023's VMs have up to 1, 2, 4 and 8 vCPUs, and as many have up to 2, 7, 15
-and 30 GB), which sizes drawn apart would not; those of azure2017 do but for rounding."""
+10, 58, 92 and 97 % of ovhcloud2023's VMs have up to 1, 2, 4 and 8 vCPUs, and as many have up to 2,
+7, 15 and 30 GB, which sizes drawn apart would not. So it is with chameleon2020 and, but for
+rounding, with azure2017."""
 
 _TICKS_PER_S = 1_000  # times are whole milliseconds, which decimals and floats both hold
 _MEAN_TURNOVER = sum(kind.share * kind.turnover for kind in USAGE) / sum(
