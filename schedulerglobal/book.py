@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+from schedulerglobal.core.arrivals import Shares
 from schedulerglobal.core.labels import Label, LabelIndex
 from schedulerglobal.core.promises import NEXT, Promise, Status, as_found
 from schedulerglobal.ports import Change, HostRecord, PutPromise, Store
@@ -41,6 +42,8 @@ class Book:
         self._taken_away: dict[str, dict[str, int]] = {}
         """By host, names removed there since it was looked at, and at which change."""
         self._turns: dict[str, _Turn] = {}
+        self.shares: Shares = ()
+        """Of the requests of earlier runs."""
 
     async def open(self) -> tuple[HostRecord, ...]:
         """Read the store; what was pending when the last run ended is unknown now.
@@ -50,6 +53,7 @@ class Book:
         contents = await self._store.open()
         for promise in contents.promises:
             self._keep(as_found(promise))
+        self.shares = contents.shares
         return contents.hosts
 
     async def close(self) -> None:

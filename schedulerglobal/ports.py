@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from schedulercommon.model import HostStatus, VmSpec
+from schedulerglobal.core.arrivals import Shares
 from schedulerglobal.core.health import Wanted
 from schedulerglobal.core.outcomes import Reply
 from schedulerglobal.core.promises import Promise
@@ -125,7 +126,14 @@ class ForgetGone:
     before_s: float
 
 
-Change = PutPromise | PutHost | DropHost | RenameHost | ForgetGone
+@dataclass(frozen=True, slots=True)
+class PutShares:
+    """Keep *shares*, and what was kept of them before no longer."""
+
+    shares: Shares
+
+
+Change = PutPromise | PutHost | DropHost | RenameHost | ForgetGone | PutShares
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +144,12 @@ class Contents:
     """In the order they were first put."""
     promises: tuple[Promise, ...]
     """Those that are not gone, in the order they were first put."""
+    shares: Shares = ()
+    """As they were put last."""
 
 
 class Store(Protocol):
-    """Keeps promises and hosts through crashes. Used by one global scheduler at a time."""
+    """Keeps promises, hosts and shares through crashes. Used by one global scheduler at a time."""
 
     async def open(self) -> Contents:
         """Raises InputError for a store that is damaged, of another kind or of a newer version, and

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from random import Random
@@ -39,7 +40,7 @@ from schedulerglobal.hostadmin import HostAdmin
 from schedulerglobal.orders import Order
 from schedulerglobal.placement import UNKNOWN, Placement, Placer
 from schedulerglobal.polling import Poller
-from schedulerglobal.ports import DropHost, ForgetGone, HostClient, HostRecord, Store
+from schedulerglobal.ports import DropHost, ForgetGone, HostClient, HostRecord, PutShares, Store
 from schedulerglobal.removal import Removal, Remover, placed
 from schedulerglobal.settling import Settler
 from schedulerprocess.events import EventLog
@@ -47,6 +48,8 @@ from schedulerprocess.events import EventLog
 GONE_KEPT_S = 86_400.0
 """How long the store remembers what is gone."""
 FORGET_EVERY_S = 3600.0
+KEEP_SHARES_EVERY_S = 300.0
+"""What was asked for since is all that a crash loses of what was learnt."""
 
 _log = logging.getLogger(__name__)
 
@@ -101,6 +104,7 @@ class ClusterScheduler:
             monotonic_s=around.monotonic_s,
             rng=around.rng,
         )
+        self._ranker = Ranker(self.fleet.view, Turn(around.rng))
         unique = uuid4().hex
         ids = (f"{unique}-{number}" for number in count(1))
         self.placer = Placer(
@@ -108,7 +112,7 @@ class ClusterScheduler:
             self.book,
             self._calls,
             self.settler,
-            Ranker(self.fleet.view, Turn(around.rng)),
+            self._ranker,
             self.events,
             policy=policy,
             fresh_id=lambda: next(ids),
@@ -136,6 +140,7 @@ class ClusterScheduler:
     async def open(self) -> None:
         """Read the store; raises as :meth:`schedulerglobal.ports.Store.open` does."""
         records = await self.book.open()
+        self._ranker.arrivals.learn(self.book.shares)
         await self.book.write(ForgetGone(self._around.now_s() - GONE_KEPT_S))
         at = {record.url: record for record in records}
         for url in self._urls:
@@ -159,10 +164,11 @@ class ClusterScheduler:
         return bool(said or self.book.count_of_host(record.name))
 
     async def run(self) -> None:
-        """Poll, and forget what is long gone, until cancelled."""
-        async with asyncio.TaskGroup() as both:
-            both.create_task(self.poller.run(self.settler), name="poller")
-            both.create_task(self._forget(), name="forget")
+        """Poll, keep what is learnt and forget what is long gone, until cancelled."""
+        async with asyncio.TaskGroup() as all_of_it:
+            all_of_it.create_task(self.poller.run(self.settler), name="poller")
+            all_of_it.create_task(self._forget(), name="forget")
+            all_of_it.create_task(self._learn(), name="learn")
 
     async def _forget(self) -> None:
         while True:
@@ -172,10 +178,26 @@ class ClusterScheduler:
             except StoreUnavailable as problem:
                 _log.warning("forgetting what is long gone is put off: %s", problem)
 
+    async def _learn(self) -> None:
+        while True:
+            await self._around.sleep(KEEP_SHARES_EVERY_S)
+            try:
+                await self._keep_shares()
+            except StoreUnavailable as problem:
+                _log.warning("keeping what is asked for most is put off: %s", problem)
+
+    async def _keep_shares(self) -> None:
+        shares = self._ranker.arrivals.shares
+        if shares != self.book.shares:
+            await self.book.write(PutShares(shares))
+            self.book.shares = shares
+
     async def close(self) -> None:
         """Take nothing new, and leave the rest to the next start."""
         self._closing = True
         await self.settler.close()
+        with suppress(StoreUnavailable):  # what was kept before is as good
+            await self._keep_shares()
         await self.book.close()
 
     def check_ready(self) -> None:

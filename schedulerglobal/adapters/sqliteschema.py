@@ -11,9 +11,11 @@ import sqlite3
 from typing import NamedTuple
 
 from schedulercommon.errors import InputError
+from schedulercommon.levels import format_level, parse_level
 from schedulercommon.specdocument import read_spec, spec_text
 from schedulerglobal.core.health import Wanted
 from schedulerglobal.core.promises import Promise, Status
+from schedulerglobal.core.view import Shape
 from schedulerglobal.ports import (
     Change,
     Contents,
@@ -22,6 +24,7 @@ from schedulerglobal.ports import (
     HostRecord,
     PutHost,
     PutPromise,
+    PutShares,
     RenameHost,
 )
 
@@ -38,7 +41,12 @@ _FIRST = (
         id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, url TEXT NOT NULL, labels TEXT NOT NULL,
         wanted TEXT NOT NULL, fenced INTEGER NOT NULL, added INTEGER NOT NULL)""",
 )
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST,)
+_SECOND = (
+    """CREATE TABLE shares (
+        id INTEGER PRIMARY KEY, vcpus INTEGER NOT NULL, memory_mib INTEGER NOT NULL,
+        level TEXT NOT NULL, requests INTEGER NOT NULL)""",
+)
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _SECOND)
 """The statements that lead from each version to the next; what is here once never changes."""
 
 # ids are never given, so that they tell the order of the first put
@@ -60,6 +68,10 @@ _RENAME_HOST = "UPDATE hosts SET name = ?2 WHERE name = ?1"
 _MOVE_PROMISES = "UPDATE promises SET host = ?2 WHERE host = ?1"
 _FORGET_GONE = "DELETE FROM promises WHERE status = 'gone' AND changed_s < ?"
 
+_DROP_SHARES = "DELETE FROM shares"
+_PUT_SHARE = "INSERT INTO shares (vcpus, memory_mib, level, requests) VALUES (?, ?, ?, ?)"
+
+_SHARES = "SELECT vcpus, memory_mib, level, requests FROM shares ORDER BY id"
 _HOSTS = "SELECT name, url, labels, wanted, fenced, added FROM hosts ORDER BY id"
 _PROMISES = (
     "SELECT key, host, status, attempt, settled, reason, changed_s, spec FROM promises"
@@ -106,6 +118,14 @@ def statements(change: Change) -> tuple[Statement, ...]:
             return tuple(Statement(text, (old, new)) for text in texts)
         case ForgetGone(before_s):
             return (Statement(_FORGET_GONE, (before_s,)),)
+        case PutShares(shares):
+            rows = [
+                Statement(
+                    _PUT_SHARE, (shape.vcpus, shape.memory_mib, format_level(shape.level), count)
+                )
+                for shape, count in shares
+            ]
+            return (Statement(_DROP_SHARES, ()), *rows)
 
 
 def read_contents(connection: sqlite3.Connection, called: str) -> Contents:
@@ -143,12 +163,23 @@ def read_contents(connection: sqlite3.Connection, called: str) -> Contents:
                     changed_s=changed_s,
                 )
             )
+        shares = []
+        for row in connection.execute(_SHARES):
+            where = "share of requests"
+            shares.append(_share(*row))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
         raise InputError(
             f"the store {called} is damaged: its {where} makes no sense; restore a copy of the"
             " file, or move it away to begin anew"
         ) from problem
-    return Contents(tuple(hosts), tuple(promises))
+    return Contents(tuple(hosts), tuple(promises), tuple(shares))
+
+
+def _share(vcpus: int, memory_mib: int, level: str, count: int) -> tuple[Shape, int]:
+    """Raises ValueError or TypeError for what is no count of a shape."""
+    if min(vcpus, memory_mib, count) < 1:
+        raise ValueError("it is not positive")
+    return Shape(vcpus, memory_mib, parse_level(level)), count
 
 
 def _storable(text: str) -> str:
