@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -18,6 +19,10 @@ settings.register_profile("thorough", _ANY_SPEED, max_examples=2_000)
 _soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 _enough = 8192 if _hard == resource.RLIM_INFINITY else min(8192, _hard)
 resource.setrlimit(resource.RLIMIT_NOFILE, (max(_soft, _enough), _hard))
+
+# Started in the background by a shell, one is deaf to Ctrl-C, and so are all programs one starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.load_profile("ci" if os.environ.get("CI") else "desk")
 
