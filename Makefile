@@ -50,10 +50,10 @@ demo-replay: runtime  ## replay a recorded host and draw it, into results/demo/
 	@echo "  python -m schedulerlocal.describe --help"
 	@echo "      describe a machine of your own and replay on it"
 
-test: dev  ## run the tests; the decisions' branches must be covered
-	@$(PY) -m pytest -q -m 'not real' $(PURE:%=--cov=%) --cov-branch --cov-fail-under=95 $(PYTEST)
+test: dev  ## run the tests, as root; the decisions' branches must be covered
+	@$(PY) -m pytest -q $(PURE:%=--cov=%) --cov-branch --cov-fail-under=95 $(PYTEST)
 
-test-real: dev  ## run those that boot guests on a libvirtd of their own, as root; minutes
+test-real: dev  ## run only those that boot guests, on a libvirtd of their own
 	@$(PY) -m pytest -q -m real $(PYTEST)
 
 check: dev  ## lint, types and import rules

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 BENCHMARKS = (
     "planning",
     "placement",
+    "packing",
     "replay",
     "churn",
     "requests",

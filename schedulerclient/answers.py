@@ -285,6 +285,10 @@ def read_standing(document: Any) -> Standing:
     )
 
 
+def read_console(document: Any) -> str:
+    return _needed(_object(document), "console", str)
+
+
 def read_service(document: Any) -> str:
     return _told(_object(document), "service", str, "")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from schedulerclient import written
 from schedulerclient.words import CommandOptions, check_words
@@ -164,6 +165,11 @@ def _add_commands(options: CommandOptions) -> dict[str, CommandOptions]:
     vms = add("vms", "list the VMs")
     vms.add_argument("--host", metavar="HOST", type=written.given, help="those of this host only")
     add("vm", "show a VM").add_argument("name", metavar="NAME", type=written.given)
+    console = add("console", "show the end of what a VM's guest wrote to its console")
+    console.add_argument("name", metavar="NAME", type=written.given)
+    for option, most in (("--lines", 10_000), ("--bytes", 1 << 19)):
+        kind = partial(written.count, most=most)
+        console.add_argument(option, metavar="N", type=kind, help=f"the last N, up to {most}")
     add("hosts", "list the hosts")
     _add_size(add("capacity", "tell how many more such VMs fit"))
     _add_host_commands(add)

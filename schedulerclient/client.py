@@ -55,6 +55,7 @@ from schedulerclient.answers import (
     Room,
     Standing,
     Vm,
+    read_console,
     read_explanation,
     read_host,
     read_hosts,
@@ -189,6 +190,12 @@ class Client:
 
     def vm(self, name: str) -> Vm:
         return self._get(read_vm, _path("vms", name))
+
+    def console(self, name: str, *, lines: int | None = None, most_bytes: int | None = None) -> str:
+        """The end of what a VM's guest wrote to its serial console, as the guest wrote it."""
+        asked = {"lines": lines, "bytes": most_bytes}
+        query = urlencode({name: count for name, count in asked.items() if count is not None})
+        return self._get(read_console, f"{_path('vms', name, 'console')}{query and f'?{query}'}")
 
     def deploy(self, spec: VmSpec, where: Where = ANYWHERE) -> Deployment:
         """Have a VM; ``spec.request_id`` may be one of yours."""

@@ -14,7 +14,7 @@ from schedulerclient.client import Client, HostVerb, Power, Where
 from schedulerclient.faults import Refused, Unreachable
 from schedulerclient.leaders import leader_document, leader_parts, leading_one
 from schedulerclient.outcomes import NO_CAPACITY, UNREACHABLE, UNSETTLED, refusal_code
-from schedulerclient.tables import Part
+from schedulerclient.tables import Part, screen_lines
 from schedulerclient.troubles import few
 from schedulerclient.views import (
     explanation_parts,
@@ -124,6 +124,12 @@ def _check_known(name: str, hosts: list[str]) -> None:
 def _vm(client: Client, asked: Namespace) -> Shown:
     vm = client.vm(asked.name)
     return Shown(vm.document, (vm_in_full(vm),))
+
+
+def _console(client: Client, asked: Namespace) -> Shown:
+    text = client.console(asked.name, lines=asked.lines, most_bytes=asked.bytes)
+    document = {"name": asked.name, "console": text}
+    return Shown(document, screen_lines(text) or (f"{asked.name} has said nothing yet",))
 
 
 def _hosts(client: Client, asked: Namespace) -> Shown:
@@ -250,6 +256,7 @@ COMMANDS: dict[str, Command] = {
     "status": _status,
     "vms": _vms,
     "vm": _vm,
+    "console": _console,
     "hosts": _hosts,
     "capacity": _capacity,
     "vm-resize": _resize,

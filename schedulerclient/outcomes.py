@@ -9,7 +9,12 @@ from schedulerprocess.options import FAILED
 
 UNREACHABLE, NO_CAPACITY, UNSETTLED = 3, 4, 5
 
-_READING = frozenset(("explain", "status", "vms", "vm", "hosts", "capacity", "events", "leader"))
+_READING = frozenset(
+    (
+        *("explain", "status", "vms", "vm", "console", "hosts", "capacity", "events"),
+        *("leader",),
+    )
+)
 
 
 def changes_something(command: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -46,6 +47,9 @@ class Table:
         return any(column.title for column in self.columns)
 
 
+# Of a terminal: CSI sequences, which colour; OSC ones, which name it; and those of one letter.
+_ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[ -/]*[0-~])?")
+
 Part = str | Cell | Table
 """A sentence, one in colour, or a table."""
 
@@ -61,3 +65,10 @@ def printable(text: str) -> str:
     return "".join(
         character if character.isprintable() else ascii(character)[1:-1] for character in text
     )
+
+
+def screen_lines(text: str) -> tuple[str, ...]:
+    """What a console said, line by line, without what only its terminal would obey."""
+    lines = _ESCAPES.sub("", text).removesuffix("\n").split("\n") if text else []
+    # what was written again over the same line is what one would see
+    return tuple(line.rstrip("\r").rpartition("\r")[2].expandtabs() for line in lines)

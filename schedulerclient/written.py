@@ -93,8 +93,12 @@ def request_id(text: str) -> str:
 
 
 def vcpus(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,9}", text) or not 1 <= int(text) <= MAX_VCPUS:
-        raise refused(f"{text[:40]!a} is not a whole number from 1 to {MAX_VCPUS}")
+    return count(text, MAX_VCPUS)
+
+
+def count(text: str, most: int) -> int:
+    if not re.fullmatch("[0-9]{1,9}", text) or not 1 <= int(text) <= most:
+        raise refused(f"{text[:40]!a} is not a whole number from 1 to {most}")
     return int(text)
 
 

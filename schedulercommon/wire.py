@@ -341,6 +341,13 @@ class CancelAnswer(BaseModel):
     outcome: Literal["deployed", "removed", "undone", "cancelled"]
 
 
+class ConsoleAnswer(BaseModel):
+    """The end of what a guest wrote to its console."""
+
+    name: str
+    console: str
+
+
 class Done(BaseModel):
     """It is done."""
 

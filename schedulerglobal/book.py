@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+from schedulerglobal.core.arrivals import Shares
 from schedulerglobal.core.labels import Label, LabelIndex
 from schedulerglobal.core.promises import NEXT, Promise, Status, as_found
 from schedulerglobal.office import Office
@@ -43,6 +44,8 @@ class Book:
         self._taken_away: dict[str, dict[str, int]] = {}
         """By host, names removed there since it was looked at, and at which change."""
         self._turns: dict[str, _Turn] = {}
+        self.shares: Shares = ()
+        """Of the requests of earlier runs."""
 
     async def open(self) -> tuple[HostRecord, ...]:
         """Read the store.
@@ -52,6 +55,7 @@ class Book:
         contents = await self._store.open()
         for promise in contents.promises:
             self._keep(promise)
+        self.shares = contents.shares
         return contents.hosts
 
     def learn(self, news: News) -> None:
@@ -70,6 +74,8 @@ class Book:
                 self.take_away(known.host, promise.name)
             if promise != known:
                 self._keep(promise)
+        if news.shares is not None:
+            self.shares = news.shares
 
     def take_over(self) -> None:
         """The last run is over, and whoever began under it: what was pending when it ended is

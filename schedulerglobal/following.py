@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from schedulerglobal.book import Book
+from schedulerglobal.core.arrivals import Arrivals
 from schedulerglobal.core.health import Wanted
 from schedulerglobal.core.promises import Status
 from schedulerglobal.core.view import shape_of
@@ -26,6 +27,7 @@ class Following:
         book: Book,
         poller: Poller,
         settler: Settler,
+        arrivals: Arrivals,
         urls: Collection[str],
         *,
         shared: bool,
@@ -34,6 +36,7 @@ class Following:
         self._book = book
         self._poller = poller
         self._settler = settler
+        self._arrivals = arrivals
         self._urls = urls
         self._shared = shared
         """Whether others write, so that no record may be left out: it could come to matter."""
@@ -79,6 +82,7 @@ class Following:
     def take_over(self) -> None:
         """Lead from now on, all having been learnt."""
         self._book.take_over()
+        self._arrivals.begin_anew(self._book.shares)
         for host in self._fleet:
             self._fleet.release_all(host)
         for promise in self._book:

@@ -152,6 +152,7 @@ class Placer:
                 return Placement(there, created=False)
         if hosts := self._book.seen_on(spec.name):
             raise _taken(spec.name, f"it was found on host {hosts[0]}")
+        self._ranker.arrived(shape_of(spec))
         promise = Promise(
             key=self._fresh_id(),
             spec=spec,

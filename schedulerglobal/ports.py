@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from schedulercommon.model import HostStatus, VmSpec
+from schedulerglobal.core.arrivals import Shares
 from schedulerglobal.core.health import Wanted
 from schedulerglobal.core.outcomes import Reply
 from schedulerglobal.core.promises import Promise
@@ -130,7 +131,14 @@ class ForgetGone:
     before_s: float
 
 
-Change = PutPromise | PutHost | DropHost | RenameHost | ForgetGone
+@dataclass(frozen=True, slots=True)
+class PutShares:
+    """Keep *shares*, and what was kept of them before no longer."""
+
+    shares: Shares
+
+
+Change = PutPromise | PutHost | DropHost | RenameHost | ForgetGone | PutShares
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +149,12 @@ class Contents:
     """In the order they were first put."""
     promises: tuple[Promise, ...]
     """Those that are not gone, in the order they were first put."""
+    shares: Shares = ()
+    """As they were put last."""
 
 
 class Store(Protocol):
-    """Keeps promises and hosts through crashes. Used by one global scheduler at a time."""
+    """Keeps promises, hosts and shares through crashes. Used by one global scheduler at a time."""
 
     async def open(self) -> Contents:
         """Raises InputError for a store that is damaged, of another kind or of a newer version, and
@@ -191,6 +201,8 @@ class News:
     """Those that changed, the ones that are gone too."""
     hosts: tuple[HostRecord, ...] | None
     """All there are, if any changed."""
+    shares: Shares | None = None
+    """As they were put last, if they or hosts changed."""
     whole: bool = False
     """Whether these are all promises there are, and others are gone."""
 

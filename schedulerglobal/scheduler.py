@@ -43,7 +43,14 @@ from schedulerglobal.office import UNKNOWN, Office, lead_lost
 from schedulerglobal.orders import Order
 from schedulerglobal.placement import Placement, Placer
 from schedulerglobal.polling import Poller
-from schedulerglobal.ports import DropHost, ForgetGone, HostClient, SharedStore, Store
+from schedulerglobal.ports import (
+    DropHost,
+    ForgetGone,
+    HostClient,
+    PutShares,
+    SharedStore,
+    Store,
+)
 from schedulerglobal.removal import Removal, Remover, placed
 from schedulerglobal.settling import Settler
 from schedulerprocess.events import EventLog
@@ -51,6 +58,8 @@ from schedulerprocess.events import EventLog
 GONE_KEPT_S = 86_400.0
 """How long the store remembers what is gone."""
 FORGET_EVERY_S = 3600.0
+KEEP_SHARES_EVERY_S = 300.0
+"""What was asked for since is all that a crash loses of what was learnt."""
 
 T = TypeVar("T")
 
@@ -121,6 +130,7 @@ class ClusterScheduler:
             monotonic_s=around.monotonic_s,
             rng=around.rng,
         )
+        self._ranker = Ranker(self.fleet.view, Turn(around.rng))
         unique = uuid4().hex
         ids = (f"{unique}-{number}" for number in count(1))
         self.placer = Placer(
@@ -128,7 +138,7 @@ class ClusterScheduler:
             self.book,
             self._calls,
             self.settler,
-            Ranker(self.fleet.view, Turn(around.rng)),
+            self._ranker,
             self.events,
             policy=policy,
             fresh_id=lambda: next(ids),
@@ -145,7 +155,13 @@ class ClusterScheduler:
         )
         self._remover = Remover(self.fleet, self.book, self._calls, self.settler, self.events)
         self._following = Following(
-            self.fleet, self.book, self.poller, self.settler, urls, shared=self.office.shared
+            self.fleet,
+            self.book,
+            self.poller,
+            self.settler,
+            self._ranker.arrivals,
+            urls,
+            shared=self.office.shared,
         )
         self._leadership = sharing is not None and Leadership(
             sharing.store,
@@ -175,7 +191,8 @@ class ClusterScheduler:
         self.opened = True
 
     async def run(self) -> None:
-        """Poll, and forget what is long gone, until cancelled; campaign, where others may lead."""
+        """Poll, keep what is learnt and forget what is long gone, until cancelled; campaign, where
+        others may lead."""
         async with asyncio.TaskGroup() as all_of_it:
             if self._leadership:
                 all_of_it.create_task(self._leadership.run(), name="leadership")
@@ -183,6 +200,7 @@ class ClusterScheduler:
                 await self._leadership.tried.wait()
             all_of_it.create_task(self.poller.run(self.settler), name="poller")
             all_of_it.create_task(self._forget(), name="forget")
+            all_of_it.create_task(self._learn(), name="learn")
 
     async def _forget(self) -> None:
         while True:
@@ -198,9 +216,27 @@ class ClusterScheduler:
         """Forget what nobody will ask for."""
         await self.book.write(ForgetGone(self._around.now_s() - GONE_KEPT_S))
 
+    async def _learn(self) -> None:
+        while True:
+            await self._around.sleep(KEEP_SHARES_EVERY_S)
+            try:
+                await self._keep_shares()
+            except StoreUnavailable as problem:
+                _log.warning("keeping what is asked for most is put off: %s", problem)
+
+    async def _keep_shares(self) -> None:
+        """Nothing is learnt where another leads."""
+        shares = self._ranker.arrivals.shares
+        if shares != self.book.shares and self.office.held:
+            with suppress(NotLeader):
+                await self.book.write(PutShares(shares))
+                self.book.shares = shares
+
     async def close(self) -> None:
         """Take nothing new, and leave the rest to the next start, or to whoever leads next."""
         self._closing = True
+        with suppress(StoreUnavailable):  # what was kept before is as good
+            await self._keep_shares()
         if self.office.shared:
             await self.office.end()
         await self.settler.leave_off()
@@ -241,12 +277,7 @@ class ClusterScheduler:
         self, name: str, method: str, rest: str, document: dict[str, object]
     ) -> tuple[Promise | None, Host, Mapping[str, Any]]:
         # without the name's turn: a guest may take long to shut down, and may be removed meanwhile
-        promise = placed(self.book, name)
-        host = self.host_of(name, promise)
-        if not host.typed:
-            raise WrongState(
-                f"the local scheduler of host {host.name} is too old for that; renew it"
-            )
+        promise, host = self._there(name)
         reply = await self._calls.pass_on(host, method, f"{_path(name)}{rest}", document)
         if isinstance(reply, Outcome):
             problem = HostUnreachable(
@@ -265,6 +296,31 @@ class ClusterScheduler:
             except NotLeader as problem:
                 raise lead_lost() from problem
         return promise, host, answer
+
+    async def console(self, name: str, query: str) -> str:
+        """The end of what the guest of the VM called *name* wrote to its console."""
+        _, host = self._there(name)
+        reply = await self._calls.pass_on(host, "GET", f"{_path(name)}/console?{query}")
+        if isinstance(reply, Outcome):
+            raise HostUnreachable(
+                f"host {host.name} did not answer ({reply.reason}); repeat the request"
+            )
+        text = _understood(host, reply.status, reply.document).get("console")
+        if not isinstance(text, str):
+            raise HostUnreachable(
+                f"the answer of host {host.name} has no console in it; look at its log"
+            )
+        return text
+
+    def _there(self, name: str) -> tuple[Promise | None, Host]:
+        """Where the VM called *name* is, if that host can be told more than the published."""
+        promise = placed(self.book, name)
+        host = self.host_of(name, promise)
+        if not host.typed:
+            raise WrongState(
+                f"the local scheduler of host {host.name} is too old for that; renew it"
+            )
+        return promise, host
 
     async def _resized(self, promise: Promise, answer: Mapping[str, Any]) -> Promise:
         """Take over the size the host says the VM has now."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from schedulercommon.errors import InputError
-from schedulerglobal.ports import Change, PutHost, PutPromise, Store
+from schedulerglobal.ports import Change, PutHost, PutPromise, PutShares, Store
 
 AT_ONCE = 500
 
@@ -31,6 +31,7 @@ async def copy_store(
             changes: list[Change] = [
                 *map(PutHost, contents.hosts),
                 *map(PutPromise, contents.promises),
+                PutShares(contents.shares),
             ]
             for start in range(0, len(changes), AT_ONCE):
                 await target.write(*changes[start : start + AT_ONCE])

@@ -244,6 +244,17 @@ class HostAgent:
                 await self._settled(name)
         return after
 
+    async def console(self, name: str, most_bytes: int) -> bytes:
+        """The end of what the guest of the VM called *name* wrote to its console."""
+        self.check_open()
+        if self.state.vm(name).foreign:
+            raise WrongState(
+                f"VM {name!r} was not made here, and its console is not logged; look at it with"
+                " virsh console"
+            )
+        reading = self._keeper.hypervisor.console(name, most_bytes)
+        return await self._keeper.call(reading, "reading a console")
+
     async def resize(self, name: str, vcpus: int | None, memory_mib: int | None) -> Resized:
         """Give the VM called *name* another size; None leaves that one as it is."""
         async with self._turn:

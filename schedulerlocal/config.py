@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from schedulercommon.model import NAME
 from schedulerlocal.core.cpulist import parse_cpulist
 from schedulerlocal.core.topology import Cpus
 from schedulerprocess.settings import (
@@ -76,7 +77,7 @@ class ServiceSettings:
     def from_env(cls, env: Mapping[str, str]) -> ServiceSettings:
         """Raises ConfigError, naming the setting."""
         return cls(
-            name=read_setting(env, "SCL_NAME", parse_name, socket.gethostname()),
+            name=read_setting(env, "SCL_NAME", parse_name, machine_name()),
             address=read_setting(env, "SCL_URL", str, "127.0.0.1"),
             port=read_setting(env, "SCL_PORT", parse_port, 8099),
             delay_s=read_setting(env, "SCL_DELAY", parse_seconds, 15.0),
@@ -124,6 +125,27 @@ class LibvirtSettings:
             cpu_model=read_setting(env, "SCL_CPU_MODEL", str, ""),
             disk_dir=read_setting(env, "SCL_DISK_DIR", Path, None),
         )
+
+
+def machine_name(root: Path = Path("/"), told: str | None = None) -> str:
+    """What this machine is called; *told* is by default what the kernel says.
+
+    A kernel that was never given a name says ``(none)``, which is none.
+    """
+    names = [
+        socket.gethostname() if told is None else told,
+        _first_line(root / "etc/hostname"),
+        # the same after each boot, and another one's nowhere
+        f"host-{_first_line(root / 'etc/machine-id')[:12]}",
+    ]
+    return next((name for name in names if NAME.fullmatch(name) and name != "host-"), "localhost")
+
+
+def _first_line(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace").partition("\n")[0].strip()
+    except OSError:
+        return ""
 
 
 def parse_absolute(text: str) -> str:

@@ -31,6 +31,7 @@ from schedulerprocess.patience import Patience
 T = TypeVar("T")
 
 _RETRY_S = 1.0
+_REPAIRED = ("moved", "autostart")
 
 _log = logging.getLogger(__name__)
 
@@ -69,6 +70,8 @@ class HostKeeper:
         self._told: frozenset[Finding] = frozenset()
         self._warned: tuple[HostState, tuple[str, ...]] | None = None
         self._crowding: Mapping[Level, Crowding] = {}
+        self._over: list[str] = []
+        """What the host has promised and does not have."""
         self._about: tuple[str, ...] = ()
         """Warnings that do not follow from the state."""
 
@@ -167,7 +170,9 @@ class HostKeeper:
                 self.set_state(each.name, each.state)
         for gone in self.states.keys() - {each.name for each in domains}:
             del self.states[gone]
-        await self._set_right(result)
+        if self.state is not before or self._over:
+            self._note_over()
+        await self._set_right(result, [each for each in domains if _starts_by_itself(each)])
         await self._begin_levels()
         self.note_since(before)
         return next((each for each in domains if each.name == name), None)
@@ -230,23 +235,29 @@ class HostKeeper:
         except HypervisorError as problem:
             _log.warning("the disk of %s is left behind: %s", spec.name, problem)
 
-    async def _set_right(self, result: Reconciliation) -> None:
-        for finding in result.findings:
+    async def _set_right(self, result: Reconciliation, starting: list[Domain]) -> None:
+        on = [Finding("autostart", each.name, "autostart on", "autostart off") for each in starting]
+        findings = (*result.findings, *on)
+        for finding in findings:
             if finding in self._told:
                 continue  # reported before, and not ours to repair
             self.events.record(
-                "repair" if finding.kind == "moved" else finding.kind,
+                "repair" if finding.kind in _REPAIRED else finding.kind,
                 vm=finding.vm,
                 before=finding.before,
                 after=finding.after,
                 done=self._repair,
             )
-        self._told = frozenset() if self._repair else frozenset(result.findings)
-        if self._repair and result.steps:
-            try:
+        self._told = frozenset() if self._repair else frozenset(findings)
+        if not self._repair:
+            return
+        try:
+            if result.steps:
                 await carry_out(result.steps, self.hypervisor, self.patience)
-            except HypervisorError as problem:
-                _log.warning("repairing failed, the next pass tries again: %s", problem)
+            for each in starting:
+                await self.call(self.hypervisor.forbid_autostart(each.name), "autostart off")
+        except HypervisorError as problem:
+            _log.warning("repairing failed, the next pass tries again: %s", problem)
 
     async def _begin_levels(self) -> None:
         """Have ready what levels no plan of ours began need, before a VM of theirs is started.
@@ -316,6 +327,16 @@ class HostKeeper:
             except HypervisorError as problem:
                 self.events.record("not-started", vm=vm.name, reason=str(problem))
 
+    def _note_over(self) -> None:
+        """Tell loudly of more VMs than the host has room for, and once there is room again."""
+        before, self._over = self._over, violations(self.state)
+        if self._over == before:
+            return
+        if self._over:
+            reasons = "; ".join(self._over)
+            _log.error("this host is over-committed, and nobody is moved meanwhile: %s", reasons)
+        self.events.record("over-committed", reasons=self._over)
+
     def _note_about(self, stale: str) -> None:
         """*stale* is why the hypervisor could not be looked at, empty if it could."""
         crowded = [crowding_sentence(*each) for each in sorted(self._crowding.items())]
@@ -352,3 +373,8 @@ class HostKeeper:
             if level not in now:
                 changed[level] = ()
         return changed
+
+
+def _starts_by_itself(domain: Domain) -> bool:
+    """Whether it is ours, and would be started before its level has CPUs."""
+    return domain.autostart and not domain.found.foreign

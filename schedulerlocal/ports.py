@@ -24,6 +24,8 @@ class Domain:
     vcpus_pending: bool = False
     """Whether the vCPUs its spec says wait for its next boot."""
     memory_pending: bool = False
+    autostart: bool = False
+    """Whether the hypervisor would start it when the machine boots, before anything is planned."""
 
     @property
     def name(self) -> str:
@@ -90,7 +92,14 @@ class Hypervisor(Protocol):
     async def power(self, name: str, verb: Verb, force: bool) -> None:
         """Do what *verb* says and remember whether the VM is wanted running."""
 
+    async def forbid_autostart(self, name: str) -> None:
+        """Leave it to us to start the VM called *name*, which is ours."""
+
     async def usage(self) -> HostUsage: ...
+
+    async def console(self, name: str, most_bytes: int) -> bytes:
+        """The end of what the guest of a VM of ours wrote to its console; WrongState if that is
+        not kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

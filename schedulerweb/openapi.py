@@ -48,6 +48,8 @@ class Operation:
     codes: tuple[str, ...] = ()
     """Of the refusals it may answer, beside those every route may."""
     media: str = "application/json"
+    as_json: type[BaseModel] | None = None
+    """What it answers who asks for JSON, where ``media`` is another."""
     public: bool = False
     """Needs no token."""
     etag: bool = False
@@ -114,6 +116,8 @@ def _responses(operation: Operation) -> dict[str, Any]:
         "description": operation.summary,
         "content": {operation.media: {"schema": schema}},
     }
+    if operation.as_json is not None:
+        done["content"]["application/json"] = {"schema": _ref(operation.as_json)}
     if operation.etag:
         done["headers"] = {
             "ETag": {"description": "the host's generation", "schema": {"type": "string"}}
@@ -150,8 +154,9 @@ def _schemas(operations: Iterable[Operation], models: Iterable[type[BaseModel]])
     for operation in operations:
         if operation.body is not None:
             taken[operation.body] = None
-        if isinstance(operation.answer, type):
-            given[operation.answer] = None
+        for model in (operation.answer, operation.as_json):
+            if isinstance(model, type):
+                given[model] = None
     _, incoming = models_json_schema([(m, "validation") for m in taken], ref_template=_REF)
     _, outgoing = models_json_schema([(m, "serialization") for m in given], ref_template=_REF)
     found = {**incoming.get("$defs", {}), **outgoing.get("$defs", {})}

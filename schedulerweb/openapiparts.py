@@ -6,6 +6,7 @@ from typing import Any
 
 from schedulercommon import wire
 from schedulercommon.model import MAX_VCPUS
+from schedulerweb.console import MOST_BYTES, MOST_LINES
 from schedulerweb.openapi import Operation, Parameter
 
 TEXT: dict[str, Any] = {"type": "string"}
@@ -66,6 +67,33 @@ IMAGE = Parameter(
     place="query",
     schema={"type": "string", "pattern": wire.IMAGE_PATTERN},
     description="path of the image, under the host's image folders",
+)
+CONSOLE = Operation(
+    method="get",
+    path="/v1/vms/{name}/console",
+    name="console",
+    summary="The end of what the guest wrote to its serial console",
+    answer=TEXT,
+    parameters=(
+        VM_NAME,
+        Parameter(
+            name="lines",
+            place="query",
+            schema={"type": "integer", "minimum": 1, "maximum": MOST_LINES},
+            description="the last so many lines",
+            required=False,
+        ),
+        Parameter(
+            name="bytes",
+            place="query",
+            schema={"type": "integer", "minimum": 1, "maximum": MOST_BYTES},
+            description="no more than the last so many bytes (65536, with lines 524288)",
+            required=False,
+        ),
+    ),
+    codes=("unknown-vm", "wrong-state", "hypervisor-failed", "not-ready"),
+    media="text/plain",
+    as_json=wire.ConsoleAnswer,
 )
 LAST_EVENT = Parameter(
     name="Last-Event-ID",

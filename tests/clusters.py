@@ -89,6 +89,10 @@ class Host:
             case "best-fit":
                 # what is left over counts with the overhead of one more VM, as progress does
                 return cpus / self.capacity_cpus + memory / self.capacity_mib
+            case "product" | "tight":  # of which nothing is expected yet
+                free_cpus = 1 - cpus / self.capacity_cpus
+                free_memory = 1 - memory / self.capacity_mib
+                return -(free_cpus + Fraction(2, 100)) * (free_memory + Fraction(2, 100))
             case "best-fit-ram-first":
                 return (memory - self.capacity_mib, cpus - self.capacity_cpus)
             case "best-fit-cores-first":

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.postgres import Postgres, postgres_server
 
-pytest_plugins = ["tests.hypervisorlab"]  # its fixtures
+pytest_plugins = ["tests.lab.needs", "tests.hypervisorlab"]
 
 # No deadlines: a noisy machine is no bug. In CI the same examples every time, so that a red run
 # can be repeated; at a desk new ones, and more of them with --hypothesis-profile=thorough.
@@ -22,17 +23,23 @@ _soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 _enough = 8192 if _hard == resource.RLIM_INFINITY else min(8192, _hard)
 resource.setrlimit(resource.RLIMIT_NOFILE, (max(_soft, _enough), _hard))
 
+# Started in the background by a shell, one is deaf to Ctrl-C, and so are all programs one starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 settings.load_profile("ci" if os.environ.get("CI") else "desk")
 
 # Assertions in modules that tests share tell as much as those in tests.
 pytest.register_assert_rewrite("tests.storecontract", "tests.servers", "tests.webrig")
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that boot guests take minutes, and are run by themselves: see the Makefile."""
+    """Those that boot guests come last, when the others have told what they know."""
     for item in items:
         if {"lab", "shared_lab"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("real")
+    items.sort(key=lambda item: item.get_closest_marker("real") is not None)
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from xml.etree import ElementTree as ET
@@ -21,7 +22,16 @@ from schedulerlocal.adapters.hypervisorlink import (
 )
 from schedulerlocal.core.cpulist import format_cpulist
 
-READS = ("read", "read_all", "full_config", "is_active", "ballooned_mib", "quiet")
+READS = (
+    "read",
+    "read_all",
+    "full_config",
+    "is_active",
+    "ballooned_mib",
+    "quiet",
+    "try_define",
+    "autostarting",
+)
 
 
 @dataclass
@@ -49,6 +59,10 @@ class FakeLink:
     plugs: bool = True
     """Whether guests take vCPUs and memory, or give them up, while they run."""
     resumes: bool = True
+    autostart: set[str] = field(default_factory=set)
+    holds: asyncio.Event | None = None
+    """What removals wait for; given up, they go on all the same."""
+    held: asyncio.Task[None] | None = None
 
     @property
     def changes(self) -> list[tuple[object, ...]]:
@@ -93,6 +107,8 @@ class FakeLink:
 
     async def quiet(self, name: str) -> None:
         self._call("quiet", name)
+        if self.held is not None:
+            await asyncio.wait([self.held])
 
     async def read_all(self) -> list[DomainText]:
         self._call("read_all")
@@ -125,6 +141,29 @@ class FakeLink:
             self.domains[name].config = config
         else:
             self.domains[name] = PaperDomain(config)
+
+    async def try_define(self, name: str, xml: str) -> None:
+        self._call("try_define", name)
+        assert ET.fromstring(xml).findtext("name") == name
+
+    async def make(self, name: str, xml: str) -> DomainText | LinkError:
+        await self.define(name, xml)
+        try:
+            await self.start(name)
+        except LinkError as problem:
+            return problem
+        return self._text(name)
+
+    async def remove(self, name: str, *, active: bool) -> None:
+        self.held = asyncio.create_task(self._remove(name, active))
+        await asyncio.shield(self.held)
+
+    async def _remove(self, name: str, active: bool) -> None:
+        if self.holds is not None:
+            await self.holds.wait()
+        if active:
+            await self.destroy(name)
+        await self.undefine(name)
 
     async def undefine(self, name: str) -> None:
         self._call("undefine", name)
@@ -171,6 +210,16 @@ class FakeLink:
         self._call("is_active", name)
         return self._there(name).live is not None
 
+    async def autostarting(self) -> frozenset[str]:
+        return frozenset(self.autostart)
+
+    async def set_autostart(self, name: str, on: bool) -> bool:
+        before = name in self.autostart
+        if before is not on:
+            self._call("set_autostart", name, on)
+            (self.autostart.add if on else self.autostart.discard)(name)
+        return before
+
     async def note(self, name: str, text: str | None, *, live: bool, config: bool) -> None:
         self._call("note", name)
         domain = self._there(name)
@@ -186,9 +235,15 @@ class FakeLink:
                     plain.tag = f"{{{METADATA_URI}}}{plain.tag}"
                     kept.append(plain)
 
-    async def pin(self, name: str, wishes: Sequence[PinWish], turn: int) -> None:
+    async def pin(
+        self, wishes: Mapping[str, Sequence[PinWish]], pinned: Callable[[str], None]
+    ) -> None:
+        for name, each in wishes.items():
+            self.pin_one(name, each)
+            pinned(name)
+
+    def pin_one(self, name: str, wishes: Sequence[PinWish]) -> None:
         self._call("pin", name, *wishes)
-        assert turn >= 0
         self.calls["pin-one"] += len(wishes)
         domain = self._there(name)
         for wish in wishes:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import itertools
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +28,7 @@ import pytest
 
 from schedulerlocal.core.cpulist import format_cpulist, parse_cpulist
 from tests.lab.guest import Guest, cache_directory, guest, guest_parts
+from tests.lab.needs import missing
 from tests.servers import eventually
 
 try:
@@ -37,11 +37,8 @@ except ImportError:
     libvirt = None
 
 WARDEN = Path(__file__).parent / "lab" / "warden.py"
-SCHEMAS = Path("/usr/share/libvirt/schemas")
 BOOT_S = 60.0
 DAEMON_S = 30.0
-PROGRAMS = ("libvirtd", "qemu-system-x86_64", "qemu-img", "unshare", "nsenter", "mount")
-PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 QEMU_CONF = """\
 user = "root"
@@ -61,17 +58,37 @@ log_outputs = "2:file:/var/log/libvirt/libvirtd.log"
 """
 
 
+class Warden:
+    """The process that libvirtd and guests are children of, which ends them when we end."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.pid = process.pid
+        self._process = process
+
+    def start_libvirtd(self) -> int:
+        """The number of its process."""
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(b"\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+
 class Lab:
     """A private libvirtd, running or not, and what runs under it."""
 
-    def __init__(self, directory: Path, guest: Guest) -> None:
+    def __init__(self, directory: Path, guest: Guest, warden: Warden) -> None:
         self.directory = directory
         self.guest = guest
-        self.warden = 0
-        self._daemon: subprocess.Popen[bytes] | None = None
+        self._warden = warden
+        self._daemon: int | None = None
         self._numbers = itertools.count(1)
 
     # --- the daemon ---------------------------------------------------------------------------
+
+    @property
+    def warden(self) -> int:
+        return self._warden.pid
 
     @property
     def socket(self) -> Path:
@@ -91,36 +108,23 @@ class Lab:
         """Start libvirtd and wait until it answers. Guests that are there stay as they are."""
         assert self._daemon is None, "libvirtd runs already"
         self.socket.unlink(missing_ok=True)
-        with (self.directory / "libvirtd.out").open("ab") as out:
-            self._daemon = subprocess.Popen(
-                [
-                    *("nsenter", f"--target={self.warden}", "--mount", "--net", "--root", "--"),
-                    *("libvirtd", "--config=/etc/libvirt/libvirtd.conf"),
-                    f"--pid-file={self.directory / 'libvirtd.pid'}",
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env={**os.environ, "PATH": PATH},
-            )
+        self._daemon = self._warden.start_libvirtd()
         eventually(self._answers, DAEMON_S)
 
     def stop(self) -> None:
         """End libvirtd as its service manager would; guests live on."""
-        if self._daemon is not None:
-            self._daemon.terminate()
-            try:
-                self._daemon.wait(DAEMON_S)
-            finally:
-                self.kill()
+        self._end(signal.SIGTERM)
 
     def kill(self) -> None:
         """End libvirtd as a crash would; guests live on."""
-        if self._daemon is not None:
-            self._daemon.kill()
-            self._daemon.wait(DAEMON_S)
+        self._end(signal.SIGKILL)
+
+    def _end(self, number: int) -> None:
+        if (daemon := self._daemon) is not None:
             self._daemon = None
+            with suppress(ProcessLookupError):
+                os.kill(daemon, number)
+            eventually(lambda: not Path(f"/proc/{daemon}").exists(), DAEMON_S)
 
     def restart(self) -> None:
         self.stop()
@@ -130,18 +134,17 @@ class Lab:
     def daemon_pid(self) -> int:
         """To suspend libvirtd with SIGSTOP, for a call that hangs."""
         assert self._daemon is not None, "libvirtd does not run"
-        return self._daemon.pid
+        return self._daemon
 
     def connect(self) -> libvirt.virConnect:
         """A connection of the test's own, for what happens behind our back."""
         return libvirt.open(self.uri)
 
     def _answers(self) -> bool:
-        assert self._daemon is not None
-        if (code := self._daemon.poll()) is not None:
+        if not Path(f"/proc/{self._daemon}").exists():
             self._daemon = None
             told = (self.directory / "libvirtd.out").read_text(errors="replace")
-            raise AssertionError(f"libvirtd ended with {code}:\n{told}{self.log}")
+            raise AssertionError(f"libvirtd ended:\n{told}{self.log}")
         try:
             self.connect().close()
         except libvirt.libvirtError:
@@ -289,43 +292,21 @@ def wait_for_line(console: Path, pattern: str, within_s: float = BOOT_S) -> re.M
 # --- starting and ending --------------------------------------------------------------------------
 
 
-def require_lab() -> Path:
-    """What guests are made of; fails, saying how to mend it, where there can be no lab."""
-    lacking = [name for name in PROGRAMS if not shutil.which(name, path=PATH)]
-    if not SCHEMAS.is_dir():
-        lacking.append(str(SCHEMAS))
-    if libvirt is None:
-        lacking.append("libvirt-python")
-    parts = guest_parts(cache_directory())
-    if parts is None:
-        lacking.append("a guest's kernel")
-    if lacking or parts is None:
-        pytest.fail(
-            f"tests of the real hypervisor need {', '.join(lacking)}; on Debian 12 or 13"
-            " `scripts/setup.sh dev`, run as root or by someone with sudo, installs all of it",
-            pytrace=False,
-        )
-    if os.geteuid() != 0:
-        pytest.fail(
-            "tests of the real hypervisor start a libvirtd of their own, which takes root;"
-            " run them with sudo",
-            pytrace=False,
-        )
-    return parts
-
-
 @contextmanager
 def hypervisor_lab(directory: Path) -> Iterator[Lab]:
     """A lab with its files under *directory*, libvirtd running; all of it ends at the end."""
-    parts = require_lab()
+    if why := missing():
+        pytest.fail(f"a lab would {why}", pytrace=False)
     libvirt.registerErrorHandler(lambda _, error: error, None)  # it would print every error
     for name, text in {"qemu.conf": qemu_conf(), "libvirtd.conf": LIBVIRTD_CONF}.items():
         path = directory / "etc" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     cache = cache_directory()
-    lab = Lab(directory, guest(cache, parts))
-    with warden(directory, cache / "libvirt") as lab.warden:
+    parts = guest_parts(cache)
+    assert parts is not None
+    with warden(directory, cache / "libvirt") as process:
+        lab = Lab(directory, guest(cache, parts), process)
         lab.start()
         try:
             yield lab
@@ -334,8 +315,7 @@ def hypervisor_lab(directory: Path) -> Iterator[Lab]:
 
 
 @contextmanager
-def warden(directory: Path, cache: Path) -> Iterator[int]:
-    """The process whose namespaces libvirtd is started in, and which ends what is left there."""
+def warden(directory: Path, cache: Path) -> Iterator[Warden]:
     process = subprocess.Popen(
         ["unshare", "--mount", "--net", "--", sys.executable, WARDEN, directory, cache],
         stdin=subprocess.PIPE,
@@ -347,12 +327,8 @@ def warden(directory: Path, cache: Path) -> Iterator[int]:
     try:
         if process.stdout.readline() != b"ready\n":
             told = process.communicate(timeout=DAEMON_S)[1].decode(errors="replace").strip()
-            pytest.fail(
-                f"tests of the real hypervisor mount folders of their own, and that failed:\n{told}"
-                "\na container must be privileged for it",
-                pytrace=False,
-            )
-        yield process.pid
+            pytest.fail(f"the lab's folders cannot be mounted: {told}", pytrace=False)
+        yield Warden(process)
         assert process.communicate(timeout=DAEMON_S) == (b"clean\n", b"")
     finally:
         if process.stdin and not process.stdin.closed:

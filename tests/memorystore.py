@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field, replace
 
 from schedulercommon.errors import NameTaken, StoreUnavailable
+from schedulerglobal.core.arrivals import Shares
 from schedulerglobal.core.promises import Promise, Status
 from schedulerglobal.ports import (
     Change,
@@ -15,6 +16,7 @@ from schedulerglobal.ports import (
     HostRecord,
     PutHost,
     PutPromise,
+    PutShares,
     RenameHost,
 )
 
@@ -25,6 +27,7 @@ class Disk:
 
     promises: dict[str, Promise] = field(default_factory=dict)
     hosts: dict[str, HostRecord] = field(default_factory=dict)
+    shares: Shares = ()
     written: list[tuple[Change, ...]] = field(default_factory=list)
     """What was kept, one entry a write."""
     broken: bool = False
@@ -41,6 +44,9 @@ class Disk:
         for change in changes:
             _apply(change, promises, hosts)
         self.promises, self.hosts = promises, hosts
+        for change in changes:
+            if isinstance(change, PutShares):
+                self.shares = change.shares
         self.written.append(changes)
 
 
@@ -51,7 +57,7 @@ class MemoryStore:
 
     async def open(self) -> Contents:
         promises = filter(_is_there, self.disk.promises.values())
-        return Contents(tuple(self.disk.hosts.values()), tuple(promises))
+        return Contents(tuple(self.disk.hosts.values()), tuple(promises), self.disk.shares)
 
     async def write(self, *changes: Change) -> None:
         if self._closed or self.disk.broken:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.hypervisorlab import Lab, libvirt
-from tests.servers import Answer, Service, local_service
+from tests.hypervisorlab import BOOT_S, Lab, libvirt
+from tests.servers import Answer, Service, eventually, local_service
 
 MEMORY_MIB = 160
 
@@ -66,7 +66,8 @@ class RealHost:
         """Whether it runs, for each domain there is."""
         connection = self.lab.connect()
         try:
-            return {each.name(): bool(each.isActive()) for each in connection.listAllDomains()}
+            # both are known without asking again, when it may be gone
+            return {each.name(): each.ID() != -1 for each in connection.listAllDomains()}
         finally:
             connection.close()
 
@@ -113,6 +114,21 @@ class Driver:
 
     def removed(self, name: str) -> None:
         self.ok(self.remove(name))
+
+    def wait_until_all_burn(self, names: Iterable[str]) -> None:
+        """Who does so already does not keep the others from it."""
+        left = set(names)
+
+        def look() -> bool:
+            for name in sorted(left):
+                if "guest burns" in self.host.console(name).read_text(errors="replace"):
+                    self.done(name, "suspend")
+                    left.remove(name)
+            return not left
+
+        eventually(look, BOOT_S)
+        for name in names:
+            self.done(name, "resume")
 
     def vm(self, name: str) -> Any:
         return self.service.get(f"/v1/vms/{name}")

@@ -235,10 +235,14 @@ def local_service(
     *arguments: str,
     settings: Mapping[str, str] | None = None,
     ready: bool = True,
+    by: Sequence[str] = (),
 ) -> Iterator[Service]:
-    """A local scheduler with its journal and files under *directory*, ended at the end."""
+    """A local scheduler with its journal and files under *directory*, ended at the end.
+
+    *by* is a command that runs it, as ``setpriv`` does as somebody else.
+    """
     command = ("schedulerlocal", *(arguments or (SIMULATED,)))
-    with _service(directory, command, settings, ready) as service:
+    with _service(directory, command, settings, ready, by) as service:
         yield service
 
 
@@ -288,9 +292,10 @@ def _service(
     command: Sequence[str],
     settings: Mapping[str, str] | None,
     ready: bool,
+    by: Sequence[str] = (),
 ) -> Iterator[Service]:
     process = subprocess.Popen(
-        [sys.executable, "-m", *command],
+        [*by, sys.executable, "-m", *command],
         cwd=directory,
         env=environment(directory, settings),
         stdout=subprocess.PIPE,

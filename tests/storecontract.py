@@ -19,6 +19,7 @@ from schedulercommon.levels import parse_level
 from schedulercommon.model import VmSpec
 from schedulerglobal.core.health import Wanted
 from schedulerglobal.core.promises import Promise, Status
+from schedulerglobal.core.view import Shape
 from schedulerglobal.ports import (
     Change,
     Contents,
@@ -27,6 +28,7 @@ from schedulerglobal.ports import (
     HostRecord,
     PutHost,
     PutPromise,
+    PutShares,
     RenameHost,
     Store,
 )
@@ -125,6 +127,25 @@ async def hosts_come_back_as_they_were(place: Place) -> None:
     async with opened(place) as (store, _):
         await store.write(*map(PutHost, those))
     assert await kept(place) == Contents(those, ())
+
+
+@clause
+async def shares_are_those_put_last(place: Place) -> None:
+    first = ((Shape(2, 2048, parse_level("4/3")), 7), (Shape(1, 512, parse_level("1")), 7))
+    later = ((Shape(4096, 1 << 30, parse_level("64")), 16_384), (first[0][0], 1))
+    async with opened(place) as (store, contents):
+        assert contents.shares == ()
+        await store.write(PutShares(first))
+        await store.write(PutHost(host("h1")))
+    assert await kept(place) == Contents((host("h1"),), (), first)
+    async with opened(place) as (store, _):
+        await store.write(PutShares(later), PutPromise(promise("1")))
+        refused = store.write(PutShares(first), PutPromise(promise("2", name="1")))
+        assert await fate(refused) is NameTaken
+    assert await kept(place) == Contents((host("h1"),), (promise("1"),), later)
+    async with opened(place) as (store, _):
+        await store.write(PutShares(()))
+    assert (await kept(place)).shares == ()
 
 
 @clause
@@ -374,6 +395,18 @@ _hosts = st.builds(
     fenced=st.booleans(),
     added=st.booleans(),
 )
+_shares = st.lists(
+    st.tuples(
+        st.builds(
+            Shape,
+            vcpus=st.integers(1, 4096),
+            memory_mib=st.integers(1, 1 << 30),
+            level=st.sampled_from(["1", "1.1", "4/3", "64"]).map(parse_level),
+        ),
+        st.integers(1, 20_000),
+    ),
+    max_size=3,
+).map(tuple)
 _changes: st.SearchStrategy[Change] = st.one_of(
     st.builds(PutPromise, _promises),
     st.builds(PutPromise, _promises),
@@ -381,6 +414,7 @@ _changes: st.SearchStrategy[Change] = st.one_of(
     st.builds(DropHost, st.sampled_from("abc")),
     st.builds(RenameHost, st.sampled_from("abc"), st.sampled_from("abc")),
     st.builds(ForgetGone, st.integers(0, 5).map(float)),
+    st.builds(PutShares, _shares),
 )
 Rounds = Sequence[Sequence[Sequence[Change]]]
 ROUNDS: st.SearchStrategy[Rounds] = st.lists(

@@ -60,6 +60,9 @@ def test_a_cluster_is_driven_from_the_command_line(
         assert "rack=r1\n" in told("label", "alpha", "kind-")
         assert "draining" in told("drain", "beta")
         told("resume", "beta")
+        assert "simulated" in told("console", "web1", "--lines=3")
+        assert "simulated" in told("console", "web1", "--json")
+        assert "unknown-vm" in told("console", "nobody", "--json", code=1)
         assert told("vm-suspend", "web1") == "web1 is suspended\n"
         assert "at its next boot" in told("vm-resize", "web1", "--cpu=1")
         told("remove", "web1", "web2", code=1)

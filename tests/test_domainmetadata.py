@@ -84,6 +84,13 @@ def test_metadata_comes_back_from_either_way_of_writing_it(metadata: DomainMetad
     assert read_metadata(domain_with(as_libvirt_keeps(text))) == metadata
 
 
+@pytest.mark.parametrize("name", ["Windows 10", "-x", "<b>&\"']]>", "ü" * 200])
+def test_an_adopted_vm_has_the_name_it_came_with(name: str) -> None:
+    metadata = replace(METADATA, spec=replace(PLAIN, name=name))
+    noted = as_libvirt_keeps(metadata_text(metadata))
+    assert read_metadata(domain_with(noted, name=name)) == metadata
+
+
 def test_the_namespace_is_ours_and_declared_once() -> None:
     text = ET.tostring(metadata_element(METADATA), encoding="unicode")
     assert text.count(f'xmlns:{METADATA_KEY}="{METADATA_URI}"') == 1
@@ -132,7 +139,7 @@ DAMAGED = {
     "a label is a number": (json.dumps(document(labels={"a": 1})), "label"),
     "wanted is text": (json.dumps(document(start="no")), "start"),
     "another disk": (json.dumps(document(disk="raw")), "disk"),
-    "no name": (json.dumps(document(name="<x>")), "no name"),
+    "no name": (json.dumps(document(name="")), "named ''"),
     "another's name": (json.dumps(document(name="web-2")), "'web-2'"),
     "a group's MAC": (json.dumps(document() | {"mac": "53:54:00:12:34:56"}), "MAC"),
     "a path that is not absolute": (json.dumps(document() | {"disk_path": "x"}), "absolute"),

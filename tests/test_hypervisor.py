@@ -30,12 +30,14 @@ def pins(host: RealHost, name: str) -> set[tuple[int, ...]]:
 
 
 def test_a_vm_lives(host: RealHost) -> None:
+    """From its deploy to its removal; in between it is resized, as far as its guest goes along."""
     image = host.image.read_bytes()
     with host.service() as driver:
         name = host.lab.name()
-        vm = driver.deployed(name, labels={"tier": "gold <&"})
+        vm = driver.deployed(name, labels={"tier": "gold <&"}, max_vcpus=2, max_memory_mib=256)
         assert vm["state"] == "running"
-        wait_for_line(host.console(name), "^guest up: cpus=1 ")
+        console = host.console(name)
+        wait_for_line(console, "^guest up: cpus=1 ")
         with host.domain(name) as domain:
             assert domain.isPersistent()
             assert not domain.autostart()
@@ -53,11 +55,33 @@ def test_a_vm_lives(host: RealHost) -> None:
         with host.domain(name) as domain:
             assert domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED
         assert driver.vm(name)["state"] == "suspended"
+        said = console.read_text().count("guest tick")
         driver.done(name, "resume")
-        wait_for_line(host.console(name), "^guest tick 1$")
+        wait_for_line(console, f"^guest tick {said + 1}$")
 
+        memory = driver.service.get("/v1/host")["memory_mib"]
+        assert memory["total"] - memory["free"] == 256 + 64  # at its boot maximum, and overhead
+        grown = driver.done(name, "resize", {"vcpus": 2, "memory_mib": 224})
+        assert grown["takes_effect"] == {"vcpus": "live", "memory_mib": "live"}
+        assert {each.cpus for each in vcpu_threads(host.lab.pid(name)).values()} == {CPUS}
+        wait_for_line(console, "^guest has: cpus=2 ")
+        shrunk = driver.done(name, "resize", {"vcpus": 1, "memory_mib": 160})
+        assert shrunk["takes_effect"] == {"vcpus": "next-boot", "memory_mib": "live"}
+        assert len(vcpu_threads(host.lab.pid(name))) == 2
+        beyond = driver.done(name, "resize", {"memory_mib": 320})
+        assert beyond["takes_effect"]["memory_mib"] == "next-boot"
+        emulator = host.lab.pid(name)
+        driver.done(name, "reboot")
+        assert "guest power button" in console.read_text()
+        assert host.lab.pid(name) != emulator
+        assert len(vcpu_threads(host.lab.pid(name))) == 1
+        with host.domain(name) as domain:
+            assert domain.info()[1:4] == [320 * 1024, 320 * 1024, 1]
+        assert host.overlays == [name]
+
+        wait_for_line(console, "^guest power button$(.|\n)*^guest tick 3$")  # it listens
         driver.done(name, "shutdown")
-        assert "guest power button" in host.console(name).read_text()
+        assert console.read_text().count("guest power button") == 2
         assert host.domains() == {name: False}
         assert driver.states() == {name: "down"}
         assert host.overlays == [name]
@@ -91,36 +115,8 @@ def test_levels_keep_to_their_cpus(host: RealHost) -> None:
         assert pins(host, shared) == {CPUS}
 
 
-def test_a_guest_is_resized_as_far_as_it_goes_along(host: RealHost) -> None:
-    with host.service() as driver:
-        name = host.lab.name()
-        driver.deployed(name, max_vcpus=2, max_memory_mib=256)
-        console = host.console(name)
-        wait_for_line(console, "^guest tick 1$")
-        memory = driver.service.get("/v1/host")["memory_mib"]
-        assert memory["total"] - memory["free"] == 256 + 64  # at its boot maximum, and overhead
-
-        grown = driver.done(name, "resize", {"vcpus": 2, "memory_mib": 224})
-        assert grown["takes_effect"] == {"vcpus": "live", "memory_mib": "live"}
-        assert {each.cpus for each in vcpu_threads(host.lab.pid(name)).values()} == {CPUS}
-        wait_for_line(console, "^guest has: cpus=2 ")
-
-        shrunk = driver.done(name, "resize", {"vcpus": 1, "memory_mib": 160})
-        assert shrunk["takes_effect"] == {"vcpus": "next-boot", "memory_mib": "live"}
-        assert len(vcpu_threads(host.lab.pid(name))) == 2
-        beyond = driver.done(name, "resize", {"memory_mib": 320})
-        assert beyond["takes_effect"]["memory_mib"] == "next-boot"
-
-        emulator = host.lab.pid(name)
-        driver.done(name, "reboot")
-        assert host.lab.pid(name) != emulator
-        assert len(vcpu_threads(host.lab.pid(name))) == 1
-        with host.domain(name) as domain:
-            assert domain.info()[1:4] == [320 * 1024, 320 * 1024, 1]
-
-
 def test_a_guest_that_does_not_listen_is_stopped_by_force_only(host: RealHost) -> None:
-    with host.service("lab.deaf", SCL_CALL_TIMEOUT="4") as driver:
+    with host.service("lab.deaf", SCL_CALL_TIMEOUT="2") as driver:
         name = host.lab.name()
         driver.deployed(name)
         wait_for_line(host.console(name), "^guest up")
@@ -156,6 +152,7 @@ def test_what_libvirt_refuses_to_start_leaves_nothing(host: RealHost) -> None:
         assert "there-is-none" in refused.json["reason"]
         assert "Traceback" not in driver.service.heard()
         eventually(lambda: not host.overlays and not host.domains())
+        assert not list(host.console(name).parent.iterdir())
         assert driver.vms() == []
         assert host.notes == []
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,13 @@ from schedulerlocal.adapters.storage import Storage
 from schedulerlocal.agent import HostAgent
 from schedulerlocal.config import LibvirtSettings
 from schedulerlocal.core.host import Host, Rules
+from schedulerlocal.core.lifecycle import Verb
 from schedulerlocal.core.machine import Machine, machine_topology
 from schedulerlocal.keeper import HostKeeper
 from tests.fakelink import FakeLink
 from tests.qcow2files import make_image
 
-MAKING = {"define": 1, "start": 1, "note": 1}
+MAKING = {"define": 1, "start": 1}
 REMOVING = {"destroy": 1, "undefine": 1}
 # two VMs of one vCPU at 1:1, 20 of two at 2:1 and three of one at 3:1: 2, 20 and 1 CPUs
 THERE = {
@@ -35,7 +37,7 @@ THERE = {
 class Rig:
     """An agent whose libvirt is of paper, with VMs there and nothing lent."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, qemu_img: str = "qemu-img") -> None:
         self.link = FakeLink()
         self.image = make_image(directory / "image.qcow2")
         storage = Storage(
@@ -43,6 +45,7 @@ class Rig:
             disk_dir=directory,
             notes_dir=directory / "notes",
             host_name="host",
+            qemu_img=qemu_img,
         )
         around = Surroundings(
             state_dir=directory / "state",
@@ -59,11 +62,17 @@ class Rig:
         self.keeper = HostKeeper(host, hypervisor, journal, now_s=lambda: 0.0)
         self.agent = HostAgent("host", self.keeper)
 
-    async def deploy(self, name: str, vcpus: int, level: str) -> None:
-        ratio, image = parse_level(level), str(self.image)
-        await self.agent.deploy(
-            VmSpec(name=name, vcpus=vcpus, memory_mib=512, level=ratio, image=image)
+    async def deploy(self, name: str, vcpus: int, level: str, image: Path | None = None) -> None:
+        """On an overlay, or in *image* itself."""
+        spec = VmSpec(
+            name=name,
+            vcpus=vcpus,
+            memory_mib=512,
+            level=parse_level(level),
+            image=str(image or self.image),
+            disk="in-place" if image else "overlay",
         )
+        await self.agent.deploy(spec)
 
     def changes(self) -> dict[str, dict[str, int]]:
         """The changing calls made since the last look: by VM, how many of each kind."""
@@ -117,3 +126,34 @@ async def test_looking_again_changes_and_reads_nothing(rig: Rig) -> None:
     rig.link.hear("two3")
     await rig.keeper.settle()
     assert rig.link.made == [("read", "two3")]
+
+
+async def test_nobody_waits_for_a_disk_but_whose_it_is(tmp_path: Path) -> None:
+    """Even a ``qemu-img`` that takes long holds up no other VM's deploy, verbs or removal."""
+    go_on, begun = tmp_path / "go-on", tmp_path / "begun"
+    slow = tmp_path / "slow-qemu-img"
+    slow.write_text(
+        f'#!/bin/sh\ntouch "{begun}"\n'
+        f'while [ ! -e "{go_on}" ]; do sleep 0.01; done\nexec qemu-img "$@"\n'
+    )
+    slow.chmod(0o755)
+    rig = Rig(tmp_path, qemu_img=str(slow))
+    await rig.keeper.start()
+    deploying = asyncio.create_task(rig.deploy("slow", 1, "2"))
+    await until(begun.exists)
+    async with asyncio.timeout(10):
+        await rig.deploy("quick", 1, "2", image=make_image(tmp_path / "own.qcow2"))
+        await rig.agent.power("quick", Verb.SUSPEND)
+        await rig.agent.remove("quick")
+        assert rig.changes()["quick"] == {**MAKING, "note": 1, "suspend": 1, **REMOVING}
+        assert not deploying.done()
+        go_on.touch()
+        await deploying
+    assert rig.changes() == {"slow": MAKING}
+    await rig.agent.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 (nothing tells)
+            await asyncio.sleep(0.005)

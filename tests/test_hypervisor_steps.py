@@ -311,6 +311,32 @@ async def test_adopting_changes_what_is_noted_and_nothing_else(rig: Rig) -> None
     assert rig.link.shown() == before
 
 
+async def test_adopting_leaves_it_to_us_to_start_a_vm(rig: Rig) -> None:
+    foreign, vm = (replace(rig.vm("vm"), foreign=each) for each in (True, False))
+    await rig.make(vm)
+    rig.link.autostart.add("vm")
+    adopted = Adopt(foreign, vm)
+    await rig.hypervisor.perform(adopted)
+    assert rig.link.autostart == set()
+    await rig.hypervisor.perform(adopted.inverse)
+    assert rig.link.autostart == {"vm"}
+    await rig.hypervisor.perform(adopted)
+    assert rig.link.autostart == set()
+
+
+async def test_what_starts_by_itself_is_seen(rig: Rig) -> None:
+    await rig.make(rig.vm("vm"))
+    (domain,) = await rig.hypervisor.domains()
+    assert not domain.autostart
+    rig.link.autostart.add("vm")
+    rig.now_s += 11
+    (domain,) = await rig.hypervisor.domains()
+    assert domain.autostart
+    await rig.hypervisor.forbid_autostart("vm")
+    (domain,) = await rig.hypervisor.domains()
+    assert not domain.autostart
+
+
 async def test_only_what_changed_is_told_and_read(rig: Rig) -> None:
     for number in range(5):
         await rig.make(rig.vm(f"vm{number}"))

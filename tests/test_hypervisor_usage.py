@@ -6,7 +6,8 @@ import asyncio
 import os
 import signal
 import time
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -15,28 +16,40 @@ from schedulerlocal.adapters.guestthreads import GuestThreads
 from schedulerlocal.adapters.hostmeter import HostMeter
 from schedulerlocal.adapters.libvirtstats import Stats, read_stats
 from schedulerlocal.core.waiting import demand
-from tests.hypervisorlab import Lab, libvirt, wait_for_line
+from tests.hypervisorlab import Lab, libvirt
 from tests.realhost import RealHost, real_host
 from tests.servers import eventually
 
 CPUS = tuple(sorted(os.sched_getaffinity(0)))
-WINDOW_S = 3.0
-NO_LENDING = {"OVSB_CRITICAL_SIZE": "0"}
+WINDOW_S = 1.5
+pytestmark = pytest.mark.skipif(len(CPUS) < 2, reason="the others would have no CPU")
 
 
-@pytest.fixture
-def host(lab: Lab, tmp_path: Path) -> RealHost:
-    return real_host(lab, tmp_path)
+@dataclass(frozen=True, slots=True)
+class Burners:
+    """Two guests that burn; the service they were made by has ended."""
+
+    host: RealHost
+    names: tuple[str, str]
+    threads: GuestThreads
 
 
-@pytest.mark.skipif(len(CPUS) < 2, reason="the others would have no CPU")
-def test_two_burners_on_one_cpu_wait_half_of_their_time(host: RealHost) -> None:
-    with host.service("lab.burn=1", SCL_DELAY="2", **NO_LENDING) as driver:
-        names = [host.lab.name("burner") for _ in range(2)]
+@pytest.fixture(scope="module")
+def burners(shared_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Burners]:
+    shared_lab.clear()
+    host = real_host(shared_lab, tmp_path_factory.mktemp("burners"))
+    names = shared_lab.name("burner"), shared_lab.name("burner")
+    with host.service("lab.burn=1") as driver:
         for name in names:
             driver.deployed(name)
-        for name in names:
-            wait_for_line(host.console(name), "^guest up")
+        driver.wait_until_all_burn(names)
+    yield Burners(host, names, GuestThreads(pids=shared_lab.directory / "run" / "qemu"))
+    shared_lab.clear()
+
+
+def test_two_burners_on_one_cpu_wait_half_of_their_time(burners: Burners) -> None:
+    # nothing is lent, so they have one CPU
+    with burners.host.service(SCL_DELAY="1", OVSB_CRITICAL_SIZE="0") as driver:
 
         def level() -> Any:
             (found,) = driver.service.get("/v1/host/usage")["levels"]
@@ -58,13 +71,14 @@ def test_two_burners_on_one_cpu_wait_half_of_their_time(host: RealHost) -> None:
         metrics = driver.service.ask("GET", "/metrics").body.decode()
         assert 'vmstack_level_waiting_share{level="2.0"}' in metrics
 
-        driver.done(names[0], "suspend")
+        driver.done(burners.names[0], "suspend")
 
         def alone() -> bool:
             (found,) = driver.service.get("/v1/host/usage")["levels"]
             return found["waiting"] is not None and found["waiting"] < crowd["waiting"] * 0.85
 
         eventually(alone, 30)
+        driver.done(burners.names[0], "resume")
 
 
 class Bulk:
@@ -79,14 +93,34 @@ class Bulk:
         return [(each.name(), stats) for each, stats in told]
 
 
-async def test_a_quota_of_its_own_is_not_counted_as_waiting(lab: Lab) -> None:
-    """And what the kernel says of the threads is what libvirt says of them."""
-    threads = GuestThreads(pids=lab.directory / "run" / "qemu")
+async def test_a_hung_emulator_does_not_hide_how_long_vms_wait(burners: Burners) -> None:
+    lab, (hung, other) = burners.host.lab, burners.names
     connection = lab.connect()
     try:
-        name = lab.name("throttled")
-        domain = connection.createXML(lab.domain_xml(name, "lab.burn=1", pins=((CPUS[-1],),)))
-        wait_for_line(lab.console(name), "^guest up")
+        meter = HostMeter(
+            Bulk(connection), CPUS, time.monotonic, threads=burners.threads, patience_s=WINDOW_S
+        )
+        before = await meter.usage()
+        os.kill(lab.pid(hung), signal.SIGSTOP)
+        try:
+            now = await meter.usage()
+        finally:
+            os.kill(lab.pid(hung), signal.SIGCONT)
+        for name in (hung, other):
+            wanted = demand(before.vms[name].vcpus, now.vms[name].vcpus)
+            assert wanted is not None
+        assert wanted.ran_s > 0
+        after = await meter.usage()
+        assert {each.cpu_time_s is None for each in after.vms.values()} == {False}
+    finally:
+        connection.close()
+
+
+async def test_a_quota_of_its_own_is_not_counted_as_waiting(burners: Burners) -> None:
+    """And what the kernel says of the threads is what libvirt says of them."""
+    name, threads = burners.names[0], burners.threads
+    connection = burners.host.lab.connect()
+    try:
         bulk = Bulk(connection)
         told = read_stats(await bulk.all_stats())[name].vcpus
         seen = threads.times(name)
@@ -95,8 +129,9 @@ async def test_a_quota_of_its_own_is_not_counted_as_waiting(lab: Lab) -> None:
         assert 0 <= seen[0].waited_s - told[0].waited_s < 1
 
         try:
-            quota = {"vcpu_period": 100_000, "vcpu_quota": 5_000}
-            domain.setSchedulerParametersFlags(quota, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+            connection.lookupByName(name).setSchedulerParametersFlags(
+                {"vcpu_period": 100_000, "vcpu_quota": 5_000}, libvirt.VIR_DOMAIN_AFFECT_LIVE
+            )
         except libvirt.libvirtError as problem:
             pytest.skip(f"no cgroups here: {problem}")
         eventually(lambda: threads.throttled_s(name) > 0.5, 30)
@@ -115,33 +150,5 @@ async def test_a_quota_of_its_own_is_not_counted_as_waiting(lab: Lab) -> None:
         assert without is not None
         assert wanted.waited_s > WINDOW_S * 0.7
         assert without.waited_s < wanted.waited_s * 0.5
-    finally:
-        connection.close()
-
-
-async def test_a_hung_emulator_does_not_hide_how_long_vms_wait(lab: Lab) -> None:
-    connection = lab.connect()
-    names = [lab.name("hung"), lab.name("burner")]
-    try:
-        for name in names:
-            connection.createXML(lab.domain_xml(name, "lab.burn=1", pins=(CPUS[-1:],)))
-        for name in names:
-            wait_for_line(lab.console(name), "^guest up")
-        threads = GuestThreads(pids=lab.directory / "run" / "qemu")
-        meter = HostMeter(
-            Bulk(connection), CPUS, time.monotonic, threads=threads, patience_s=WINDOW_S
-        )
-        before = await meter.usage()
-        os.kill(lab.pid(names[0]), signal.SIGSTOP)
-        try:
-            now = await meter.usage()
-        finally:
-            os.kill(lab.pid(names[0]), signal.SIGCONT)
-        for name in names:
-            wanted = demand(before.vms[name].vcpus, now.vms[name].vcpus)
-            assert wanted is not None
-        assert wanted.ran_s > 0
-        after = await meter.usage()
-        assert {each.cpu_time_s is None for each in after.vms.values()} == {False}
     finally:
         connection.close()

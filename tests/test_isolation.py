@@ -24,6 +24,7 @@ from tests.realhost import real_host
 
 CPUS = tuple(sorted(os.sched_getaffinity(0)))[:2]
 PAIRS = 7
+CONTRAST_PAIRS = 3
 WINDOW_S = 0.8
 LOOK_S = 0.05
 SETTLE_S = 0.1
@@ -168,9 +169,9 @@ def busy_by_cpu_s() -> dict[int, float]:
     return found
 
 
-def alternate(guests: Guests, check: Callable[[], None]) -> Outcome:
+def alternate(guests: Guests, pairs_wanted: int, check: Callable[[], None]) -> Outcome:
     windows: dict[bool, list[Window]] = {True: [], False: []}
-    for number in range(PAIRS):
+    for number in range(pairs_wanted):
         # what changes slowly is not to favour either
         for run in (True, False) if number % 2 else (False, True):
             guests.let_neighbours(run=run)
@@ -229,9 +230,9 @@ def test_a_premium_vm_keeps_its_cpu_to_itself(
     with host.service("lab.burn=1", TOPO_EXCLUDE=excluded) as driver:
         for name in neighbours:
             driver.deployed(name, level="3")
+        driver.wait_until_all_burn(neighbours)
         driver.deployed(premium, level="1")  # takes back the CPU that they borrowed
-        for name in (premium, *neighbours):
-            wait_for_line(host.console(name), "^guest burns")
+        wait_for_line(host.console(premium), "^guest burns")
         (own,) = driver.vm(premium)["pinned_cpus"]
         (shared,) = {*CPUS} - {own}
         guests = Guests(lab, premium, neighbours)
@@ -242,10 +243,10 @@ def test_a_premium_vm_keeps_its_cpu_to_itself(
                 assert set(thread_pins(pid).values()) == {(shared,)}
 
         with watching_from(shared):
-            pinned = alternate(guests, check)
+            pinned = alternate(guests, PAIRS, check)
     # nobody puts right any more what differs from the plan
     unpin(guests)
-    unpinned = alternate(guests, lambda: None)
+    unpinned = alternate(guests, CONTRAST_PAIRS, lambda: None)
     guests.close()
     with capsys.disabled():
         print(f"\na 1:1 VM beside three burning 3:1 VMs keeps {pinned.sentence}")  # noqa: T201

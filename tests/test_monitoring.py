@@ -25,6 +25,7 @@ from schedulerlocal.core.machine import Machine, machine_topology
 from schedulerlocal.core.planner import plan_deploy, plan_remove, plan_resize
 from schedulerlocal.core.state import HostState
 from schedulerlocal.core.steps import Plan
+from schedulerlocal.core.waiting import VcpuTime
 from schedulerlocal.monitoring import Monitor
 from schedulerlocal.ports import HostUsage, VmUsage
 from schedulerlocal.readings import Readings
@@ -264,6 +265,30 @@ def rows_of(file: Path) -> list[Row]:
         return list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
+async def test_waiting_is_recorded_with_its_level(tmp_path: Path) -> None:
+    agent = Agent()
+    agent.deploy(spec("a", 1), spec("b", 1))
+
+    def waited(at_s: float, *vms: tuple[float, float]) -> HostUsage:
+        usage = {
+            name: VmUsage(cpu_time_s=ran_s, memory_used_mib=1, vcpus={0: VcpuTime(ran_s, waited_s)})
+            for name, (ran_s, waited_s) in zip(("a", "b"), vms, strict=True)
+        }
+        return replace(at(at_s, {}), vms=usage)
+
+    counters = Counters([waited(0, (0, 0), (0, 0)), waited(10, (8, 2), (5, 5))])
+    with WholeRecords(tmp_path / "monitoring.csv") as file:
+        monitor = Monitor(agent, counters, LiveWriter(file))
+        await monitor.read()
+        await monitor.read()
+        rows = [each for each in rows_of(file.path) if each["rec"] == "subset"]
+    (row,) = [each for each in rows if (each["tmp"], each["res"]) == ("10", "cpu")]
+    about = json.loads(row["sb_dsc"])
+    assert about["waiting"] == 0.35
+    assert about["vm_waiting"] == {"a": 0.2, "b": 0.5}
+    assert about["waiting"] <= about["waiting_p95"] <= 0.5
+
+
 async def test_the_rows_of_a_timestamp(tmp_path: Path) -> None:
     agent = Agent()
     agent.deploy(spec("a"), spec("c", 1, 2048, ONE))
@@ -284,9 +309,9 @@ async def test_the_rows_of_a_timestamp(tmp_path: Path) -> None:
     a, c = identities["a"], identities["c"]
     about = {row["sb_oc"]: row["sb_dsc"] for row in rows if row["rec"] == "subset"}
     lent = "2-7,10-15"  # neither owned nor beside level 1
-    assert about["2.0"] == f'{{"cpus":"0,8","lent":"{lent}","vms":["a"]}}'
+    assert about["2.0"] == f'{{"cpus":"0,8","lent":"{lent}","vms":["a"],"busy":0.125}}'
     assert about["1"] == '{"nodes":{"0":3072}}'
-    assert about["1.0"] == '{"cpus":"1","lent":"","vms":["c"]}'
+    assert about["1.0"] == '{"cpus":"1","lent":"","vms":["c"],"busy":0.125}'
     assert table == [
         ["15.5", "global", "cpu", "2.000", "16", *none],
         ["15.5", "subset", "cpu", "0.100", "1", "subset-1.0", *no_vm, "1.0", "0", about["1.0"]],

@@ -472,7 +472,7 @@ async def test_a_deploy_that_fails_in_libvirt_takes_its_partition_along(machine:
     async with machine.service() as agent:
         await agent.deploy(machine.spec("a"))
         before = machine.cgroups.effective()
-        for fails_at in range(1, 4):
+        for fails_at in range(1, 3):
             machine.link.made.clear()
             machine.link.fails_at = fails_at
             with pytest.raises(HypervisorError):
@@ -631,11 +631,11 @@ async def test_what_foreign_hands_change_is_set_right(machine: Machinery) -> Non
         machine.cgroups.write(path, "6-7")
         await machine.look()
         assert machine.cgroups.effective() == reach(agent) == {"2x0": (0, 1, 2, 3)}
-        await machine.link.pin("a", [PinWish(1, (0, 1), live=True, config=False)], 0)
+        machine.link.pin_one("a", [PinWish(1, (0, 1), live=True, config=False)])
         assert machine.link.places("a") == {"0-7", "0-1"}
         await machine.look()
         assert machine.link.places("a") == {"0-7"}
-        await machine.link.pin("a", [PinWish(1, (7,), live=True, config=True)], 0)
+        machine.link.pin_one("a", [PinWish(1, (7,), live=True, config=True)])
         await machine.look()
         assert machine.link.places("a") == {"0-7"}
         assert machine.cgroups.effective() == reach(agent)

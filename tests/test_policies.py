@@ -100,6 +100,10 @@ def test_six_vms_on_three_hosts(policy: str, order: str | dict[int, str], memory
     ("policy", "sizes", "host"),
     [
         ("best-fit", [(8, 8_192), (8, 4_096), (4, 8_192)], "h2"),
+        # half of both used, or an eighth and three quarters
+        ("best-fit", [(2, 2_048), (8, 1_365)], "h1"),
+        ("product", [(2, 2_048), (8, 1_365)], "h2"),
+        ("product", [(2, 2_048), (1, 2_048), (8, 1_365)], "h2"),
         ("best-fit-ram-first", [(2, 8_192), (8, 4_096), (4, 4_096), (4, 4_096)], "h3"),
         ("best-fit-cores-first", [(8, 2_048), (4, 8_192), (4, 4_096), (4, 4_096)], "h3"),
         ("best-fit-ram-first", [(1 << 20, 1 << 30), (1, (1 << 30) + 1)], "h1"),
@@ -160,4 +164,5 @@ def test_only_policies_that_say_so_choose_otherwise() -> None:
     choices = {name: policy.choice for name, policy in POLICIES.items()}
     assert choices.pop("random") is Choice.ANY
     assert choices.pop("round-robin") is choices.pop("distributed") is Choice.NEXT
+    assert choices.pop("tight") is Choice.LEAST_LOSS
     assert set(choices.values()) == {Choice.LARGEST}

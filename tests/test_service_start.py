@@ -9,7 +9,7 @@ from time import monotonic
 import pytest
 
 from schedulercommon.errors import ConfigError
-from schedulerlocal.config import ServiceSettings
+from schedulerlocal.config import ServiceSettings, machine_name
 from tests.servers import local_service
 
 PATIENCE_S = 20
@@ -39,3 +39,23 @@ def test_a_service_that_hangs_while_starting_still_ends_when_told(tmp_path: Path
 def test_a_state_file_that_is_a_folder_is_a_wrong_setting(path: str) -> None:
     with pytest.raises(ConfigError, match=r"SCL_SIMULATED_STATE: '.*' is a folder; name a file"):
         ServiceSettings.from_env({"SCL_SIMULATED_STATE": path})
+
+
+@pytest.mark.parametrize(
+    ("told", "files", "name"),
+    [
+        ("node7.example.org", {}, "node7.example.org"),
+        ("(none)", {"hostname": "node8\n"}, "node8"),
+        ("(none)", {"hostname": "(none)\n", "machine-id": f"{'1f' * 16}\n"}, "host-1f1f1f1f1f1f"),
+        ("", {"machine-id": ""}, "localhost"),
+        ("(none)", {}, "localhost"),
+    ],
+    ids=["told", "from its file", "from its id", "empty", "nothing known"],
+)
+def test_a_machine_without_a_name_gets_one(
+    tmp_path: Path, told: str, files: dict[str, str], name: str
+) -> None:
+    (tmp_path / "etc").mkdir()
+    for file, text in files.items():
+        (tmp_path / "etc" / file).write_text(text)
+    assert machine_name(tmp_path, told) == name

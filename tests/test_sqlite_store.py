@@ -14,10 +14,12 @@ from random import Random
 import pytest
 
 from schedulercommon.errors import ConfigError, InputError, StoreUnavailable
+from schedulercommon.levels import parse_level
 from schedulerglobal.adapters.sqliteschema import APPLICATION_ID, MIGRATIONS
 from schedulerglobal.adapters.sqlitestore import SqliteStore
 from schedulerglobal.adapters.stores import store_for
-from schedulerglobal.ports import Contents, PutPromise
+from schedulerglobal.core.view import Shape
+from schedulerglobal.ports import Contents, PutPromise, PutShares
 from tests.storecontract import kept, opened, promise
 
 NOBODY = 65534
@@ -142,7 +144,7 @@ def newer(path: Path) -> None:
         (settings_file, "is no store but another kind of file"),
         (
             newer,
-            r"was written by a newer version \(schema 7, this one knows 1\); run that version",
+            r"was written by a newer version \(schema 7, this one knows 2\); run that version",
         ),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
@@ -156,6 +158,17 @@ def test_a_file_that_is_not_ours_is_left_alone(
     with pytest.raises(InputError, match=f"other.db.*{says}"):
         asyncio.run(SqliteStore(path).open())
     assert files(tmp_path) == {"other.db.lock": b"", **before}
+
+
+async def test_a_file_of_an_older_version_is_brought_to_this_one(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("DROP TABLE shares")
+        connection.execute("PRAGMA user_version = 1")
+    shares = ((Shape(2, 2048, parse_level("4/3")), 5),)
+    async with opened(at(path)) as (store, contents):
+        assert contents == Contents((), (promise("first"),))
+        await store.write(PutShares(shares))
+    assert await kept(at(path)) == Contents((), (promise("first"),), shares)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -202,6 +215,9 @@ def odd_spec(text: str) -> Callable[[Path], None]:
         change("UPDATE promises SET spec = x'ff'"),
         change("UPDATE promises SET reason = CAST(x'ff' AS TEXT)"),
         change("DROP TABLE promises"),
+        change("UPDATE shares SET level = 'half'"),
+        change("UPDATE shares SET vcpus = 'two'"),
+        change("UPDATE shares SET memory_mib = 0"),
     ],
     ids=lambda damage: damage.__name__,
 )
@@ -210,7 +226,8 @@ def test_a_damaged_file_is_told_apart(damage: Callable[[Path], None], tmp_path: 
 
     async def fill() -> None:
         async with opened(at(path)) as (store, _):
-            await store.write(PutPromise(promise("first")))
+            shares = PutShares(((Shape(2, 2048, parse_level("3")), 5),))
+            await store.write(PutPromise(promise("first")), shares)
 
     asyncio.run(fill())
     damage(path)
@@ -296,7 +313,7 @@ def test_the_file_says_whose_it_is_and_how_old(tmp_path: Path) -> None:
     asyncio.run(kept(at(path)))
     header = path.read_bytes()[:100]
     assert int.from_bytes(header[68:72], "big") == APPLICATION_ID
-    assert int.from_bytes(header[60:64], "big") == len(MIGRATIONS) == 1
+    assert int.from_bytes(header[60:64], "big") == len(MIGRATIONS) == 2
 
 
 async def test_others_may_read_a_store_in_use(path: Path) -> None:

@@ -12,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schedulercommon.model import HostStatus, LevelStatus
+from schedulercommon.sizing import cpus_needed
 from schedulerglobal.core.capacity import fits
 from schedulerglobal.core.view import ClusterView, Columns, Shape, gained_cpus
 from tests.clusters import LEVELS, Host, hosts, shapes
 
+EMPTY = Host(64, 65_536, 128, seen=True)
 SMALL = Shape(1, 1_024, Fraction(1))
 
 
@@ -68,6 +70,60 @@ def test_a_reservation_counts_like_a_status_that_has_it(host: Host, reserved: li
         after.capacity_mib - after.allocated_mib,
     )
     assert view.cells.vms[0] == after.vms
+
+
+@given(st.lists(shapes, max_size=8), st.data())
+def test_what_is_released_leaves_a_host_as_if_it_had_never_come(
+    placed: list[Shape], data: st.DataObject
+) -> None:
+    view, kept = view_of(EMPTY, EMPTY), list(placed)
+    for shape in placed:
+        view.reserve(0, shape)
+    for shape in data.draw(st.permutations(placed))[: data.draw(st.integers(0, len(placed)))]:
+        kept.remove(shape)
+        same = (each.vcpus for each in kept if each.level == shape.level)
+        view.release(0, shape, max(same, default=0))
+    left = deepcopy(EMPTY)
+    for shape in sorted(kept, key=lambda shape: shape.vcpus):
+        left.place(shape)
+    view.set_status(1, left.status)
+    assert columns_of(view, 0) == columns_of(view, 1)
+    assert set(view.levels_of(0)) == set(view.levels_of(1))
+    for level in LEVELS:
+        of = view.level_columns(level)
+        assert (of.parts[0], of.owned[0]) == (of.parts[1], of.owned[1])
+
+
+@given(hosts(), shapes)
+def test_a_release_undoes_a_reservation(host: Host, shape: Shape) -> None:
+    for level, (_, vcpus, largest) in host.levels.items():  # none owns more than it needs
+        host.levels[level] = (cpus_needed(vcpus, largest, level), vcpus, largest)
+    view = view_of(host, host)
+    view.reserve(0, shape)
+    seen = view.changes
+    view.release(0, shape, host.levels.get(shape.level, (0, 0, 0))[2])
+    assert view.changed_since(seen) == [0]
+    assert columns_of(view, 0) == columns_of(view, 1)
+    assert view.levels_of(0) == view.levels_of(1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "largest"),
+    [
+        (Shape(5, 1, Fraction(2)), 0),
+        (Shape(4, 1, Fraction(3)), 0),
+        (Shape(2, 1, Fraction(2)), 3),
+        (Shape(1, 1, Fraction(9, 7)), 0),
+    ],
+    ids=["too large", "another level", "largest is larger than what is left", "unknown level"],
+)
+def test_a_vm_that_cannot_be_there_is_not_released(shape: Shape, largest: int) -> None:
+    host = Host(8, 8_192, seen=True)
+    host.place(Shape(4, 1, Fraction(2)))
+    view = view_of(host, host)
+    with pytest.raises(ValueError, match="host 'h0' has no VM of"):
+        view.release(0, shape, largest)
+    assert columns_of(view, 0) == columns_of(view, 1)
 
 
 @given(hosts(), hosts())

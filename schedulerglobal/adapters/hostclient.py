@@ -206,7 +206,7 @@ def _session(
     return aiohttp.ClientSession(
         connector=connector,
         middlewares=middlewares,
-        headers={"User-Agent": "VMStack", **headers},
+        headers={"User-Agent": "VMStack", "Accept": "application/json", **headers},
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
         auto_decompress=False,

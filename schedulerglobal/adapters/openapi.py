@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -13,6 +14,7 @@ from schedulerweb.answers import json_bytes
 from schedulerweb.openapi import Operation, Parameter, document
 from schedulerweb.openapiparts import (
     ASKED_NAME,
+    CONSOLE,
     IMAGE,
     LAST_EVENT,
     PROBES,
@@ -218,6 +220,7 @@ def _of_vms() -> list[Operation]:
             )
             for verb in VERBS
         ],
+        replace(CONSOLE, codes=(*CONSOLE.codes, "name-taken", "host-unreachable")),
     ]
 
 

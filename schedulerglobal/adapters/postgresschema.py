@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 from schedulerglobal.adapters.rows import (
     HOST_COLUMNS,
     PROMISE_COLUMNS,
+    SHARE_COLUMNS,
     host_values,
     promise_values,
+    share_values,
 )
 from schedulerglobal.ports import (
     Change,
@@ -21,6 +23,7 @@ from schedulerglobal.ports import (
     ForgetGone,
     PutHost,
     PutPromise,
+    PutShares,
     RenameHost,
 )
 
@@ -30,7 +33,7 @@ MIGRATION_LOCK = int.from_bytes(b"VMSG", "big")
 
 _FIRST = (
     "CREATE TABLE vmstack.cluster (id text NOT NULL, schema integer NOT NULL)",
-    # hosts are few, and followed as a whole
+    # hosts and shares are few, and followed as a whole
     "CREATE SEQUENCE vmstack.changes",
     """CREATE TABLE vmstack.promises (
         id bigint GENERATED ALWAYS AS IDENTITY, key text PRIMARY KEY, name text NOT NULL,
@@ -45,6 +48,9 @@ _FIRST = (
         id bigint GENERATED ALWAYS AS IDENTITY, name text PRIMARY KEY, url text NOT NULL,
         labels text NOT NULL, wanted text NOT NULL, fenced boolean NOT NULL,
         added boolean NOT NULL)""",
+    """CREATE TABLE vmstack.shares (
+        id bigint GENERATED ALWAYS AS IDENTITY, vcpus bigint NOT NULL, memory_mib bigint NOT NULL,
+        level text NOT NULL, requests bigint NOT NULL)""",
     """CREATE TABLE vmstack.lease (
         single boolean PRIMARY KEY DEFAULT true CHECK (single), holder text NOT NULL,
         url text NOT NULL, epoch bigint NOT NULL, until timestamptz NOT NULL,
@@ -89,9 +95,12 @@ _RENAME_HOST = "UPDATE vmstack.hosts SET name = $2 WHERE name = $1"
 _MOVE_PROMISES = (
     "UPDATE vmstack.promises SET host = $2, change = nextval('vmstack.changes') WHERE host = $1"
 )
+_DROP_SHARES = "DELETE FROM vmstack.shares"
+_PUT_SHARE = f"INSERT INTO vmstack.shares ({', '.join(SHARE_COLUMNS)}) VALUES ($1, $2, $3, $4)"
 _HOSTS_CHANGED = "UPDATE vmstack.lease SET hosts_change = nextval('vmstack.changes')"
 _FORGET_GONE = "DELETE FROM vmstack.promises WHERE status = 'gone' AND changed_s < $1"
 
+SHARES = f"SELECT {', '.join(SHARE_COLUMNS)} FROM vmstack.shares ORDER BY id"
 HOSTS = f"SELECT {', '.join(HOST_COLUMNS)} FROM vmstack.hosts ORDER BY id"
 PROMISES = f"SELECT {_columns} FROM vmstack.promises WHERE status <> 'gone' ORDER BY id"
 PROMISES_SINCE = f"SELECT {_columns} FROM vmstack.promises WHERE change > $1 ORDER BY id"
@@ -166,3 +175,6 @@ def statements(change: Change) -> tuple[Statement, ...]:
             )
         case ForgetGone(before_s):
             return (Statement(_FORGET_GONE, (before_s,)),)
+        case PutShares(shares):
+            rows = [Statement(_PUT_SHARE, values) for values in map(share_values, shares)]
+            return (Statement(_DROP_SHARES, ()), *rows, Statement(_HOSTS_CHANGED, ()))

@@ -31,11 +31,12 @@ from schedulerglobal.adapters.postgresschema import (
     RENEW,
     RESIGN,
     RESIGNED,
+    SHARES,
     TAKE,
 )
 from schedulerglobal.adapters.postgressetup import prepare
 from schedulerglobal.adapters.postgreswriter import ENDING_S, Connection, Writer
-from schedulerglobal.adapters.rows import read_hosts, read_promises
+from schedulerglobal.adapters.rows import read_hosts, read_promises, read_shares
 from schedulerglobal.ports import Change, Contents, News, Standing
 
 POOL = 4
@@ -97,7 +98,7 @@ class PostgresStore:
         )
         news = await self.news(None)
         assert news.hosts is not None
-        return Contents(news.hosts, news.promises)
+        return Contents(news.hosts, news.promises, news.shares or ())
 
     async def write(self, *changes: Change) -> None:
         """A caller that stops waiting does not stop its write."""
@@ -215,11 +216,12 @@ class PostgresStore:
                     promises = await connection.fetch(PROMISES_SINCE, since)
                 else:
                     promises = []
-                hosts = None
+                hosts, shares = None, None
                 if since is None or hosts_change > since:
                     hosts = read_hosts(await connection.fetch(HOSTS), self._called)
+                    shares = read_shares(await connection.fetch(SHARES), self._called)
             read = read_promises(promises, self._called)
-            return News(upto, read, hosts, whole=since is None)
+            return News(upto, read, hosts, shares, whole=since is None)
 
     @asynccontextmanager
     async def _reading(self, within_s: float) -> AsyncIterator[Connection]:

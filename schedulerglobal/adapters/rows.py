@@ -1,4 +1,4 @@
-"""Promises and hosts as rows of a table, the same in every database."""
+"""Promises, hosts and shares as rows of a table, the same in every database."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from schedulercommon.errors import InputError
+from schedulercommon.levels import format_level, parse_level
 from schedulercommon.specdocument import read_spec, spec_text
+from schedulerglobal.core.arrivals import Shares
 from schedulerglobal.core.health import Wanted
 from schedulerglobal.core.promises import Promise, Status
+from schedulerglobal.core.view import Shape
 from schedulerglobal.ports import HostRecord
 
 PROMISE_COLUMNS = (
     *("key", "name", "host", "status", "attempt"),
     *("settled", "reason", "changed_s", "spec"),
 )
+SHARE_COLUMNS = ("vcpus", "memory_mib", "level", "requests")
 HOST_COLUMNS = ("name", "url", "labels", "wanted", "fenced", "added")
 
 Row = tuple[Any, ...]
@@ -86,6 +90,26 @@ def read_hosts(rows: Iterable[Sequence[Any]], called: str) -> tuple[HostRecord, 
     except _NONSENSE as problem:
         raise _damaged(called, f"host {name!r}") from problem
     return tuple(hosts)
+
+
+def share_values(share: tuple[Shape, int]) -> Row:
+    """*share* as SHARE_COLUMNS."""
+    shape, count = share
+    return (shape.vcpus, shape.memory_mib, format_level(shape.level), count)
+
+
+def read_shares(rows: Iterable[Sequence[Any]], called: str) -> Shares:
+    """What *rows* of SHARE_COLUMNS say; raises InputError likewise."""
+    try:
+        return tuple([_share(*row) for row in rows])
+    except _NONSENSE as problem:
+        raise _damaged(called, "share of requests") from problem
+
+
+def _share(vcpus: int, memory_mib: int, level: str, count: int) -> tuple[Shape, int]:
+    if min(vcpus, memory_mib, count) < 1:
+        raise ValueError("it is not positive")
+    return Shape(vcpus, memory_mib, parse_level(level)), count
 
 
 def _damaged(called: str, where: str) -> InputError:

@@ -33,7 +33,7 @@ class SoleStore:
             raise
         self._renewing = asyncio.create_task(self._renew(), name="renew")
         assert news.hosts is not None
-        return Contents(news.hosts, news.promises)
+        return Contents(news.hosts, news.promises, news.shares or ())
 
     async def write(self, *changes: Change) -> None:
         await self._store.write(*changes)

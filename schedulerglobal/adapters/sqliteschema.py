@@ -12,10 +12,13 @@ from typing import NamedTuple
 from schedulerglobal.adapters.rows import (
     HOST_COLUMNS,
     PROMISE_COLUMNS,
+    SHARE_COLUMNS,
     host_values,
     promise_values,
     read_hosts,
     read_promises,
+    read_shares,
+    share_values,
 )
 from schedulerglobal.ports import (
     Change,
@@ -24,6 +27,7 @@ from schedulerglobal.ports import (
     ForgetGone,
     PutHost,
     PutPromise,
+    PutShares,
     RenameHost,
 )
 
@@ -40,7 +44,12 @@ _FIRST = (
         id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, url TEXT NOT NULL, labels TEXT NOT NULL,
         wanted TEXT NOT NULL, fenced INTEGER NOT NULL, added INTEGER NOT NULL)""",
 )
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST,)
+_SECOND = (
+    """CREATE TABLE shares (
+        id INTEGER PRIMARY KEY, vcpus INTEGER NOT NULL, memory_mib INTEGER NOT NULL,
+        level TEXT NOT NULL, requests INTEGER NOT NULL)""",
+)
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _SECOND)
 """The statements that lead from each version to the next; what is here once never changes."""
 
 # ids are never given, so that they tell the order of the first put
@@ -62,6 +71,10 @@ _RENAME_HOST = "UPDATE hosts SET name = ?2 WHERE name = ?1"
 _MOVE_PROMISES = "UPDATE promises SET host = ?2 WHERE host = ?1"
 _FORGET_GONE = "DELETE FROM promises WHERE status = 'gone' AND changed_s < ?"
 
+_DROP_SHARES = "DELETE FROM shares"
+_PUT_SHARE = f"INSERT INTO shares ({', '.join(SHARE_COLUMNS)}) VALUES (?, ?, ?, ?)"
+
+_SHARES = f"SELECT {', '.join(SHARE_COLUMNS)} FROM shares ORDER BY id"
 _HOSTS = f"SELECT {', '.join(HOST_COLUMNS)} FROM hosts ORDER BY id"
 _PROMISES = f"SELECT {', '.join(PROMISE_COLUMNS)} FROM promises WHERE status <> 'gone' ORDER BY id"
 
@@ -91,6 +104,9 @@ def statements(change: Change) -> tuple[Statement, ...]:
             return tuple(Statement(text, (old, new)) for text in texts)
         case ForgetGone(before_s):
             return (Statement(_FORGET_GONE, (before_s,)),)
+        case PutShares(shares):
+            rows = [Statement(_PUT_SHARE, values) for values in map(share_values, shares)]
+            return (Statement(_DROP_SHARES, ()), *rows)
 
 
 def read_contents(connection: sqlite3.Connection, called: str) -> Contents:
@@ -99,4 +115,5 @@ def read_contents(connection: sqlite3.Connection, called: str) -> Contents:
     return Contents(
         read_hosts(connection.execute(_HOSTS), called),
         read_promises(connection.execute(_PROMISES), called),
+        read_shares(connection.execute(_SHARES), called),
     )

@@ -28,6 +28,7 @@ from schedulerglobal.views import (
 from schedulerprocess.events import Subscription
 from schedulerweb.answers import DONE, answer, json_array, json_bytes
 from schedulerweb.body import read_document
+from schedulerweb.console import console_answer, read_tail
 from schedulerweb.query import read_parameters, read_size, valid_name
 from schedulerweb.stream import Message, Streams, last_event_id
 
@@ -60,6 +61,7 @@ class TypedRoutes:
         add.add_delete("/v1/vms/{name}", self.remove)
         for verb in VERBS:
             add.add_post(f"/v1/vms/{{name}}/{verb}", self.act)
+        add.add_get("/v1/vms/{name}/console", self.console)
         add.add_get("/v1/hosts", self.hosts)
         add.add_post("/v1/hosts", self.add_host)
         add.add_get("/v1/hosts/{name}", self.host)
@@ -150,6 +152,12 @@ class TypedRoutes:
         if "takes_effect" in said:
             shown["takes_effect"] = said["takes_effect"]
         return answer(json_bytes(shown))
+
+    async def console(self, request: web.Request) -> web.Response:
+        tail = read_tail(request)
+        name = self._name(request)
+        text = await known(self._scheduler).console(name, tail.query)
+        return console_answer(request, name, text)
 
     async def hosts(self, request: web.Request) -> web.Response:
         read_parameters(request)

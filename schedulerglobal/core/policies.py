@@ -61,6 +61,8 @@ class Choice(Enum):
     """The first after the one placed on last, round and round."""
     ANY = auto()
     """One drawn by lot."""
+    LEAST_LOSS = auto()
+    """The one where the shapes to come lose least: :mod:`schedulerglobal.core.tight`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,8 @@ class Policy:
 _ONE_CPU = 2.0**-20
 _ONE_MIB = 2.0**-31
 # Less than one of the other, however many there are, and exact: 51 bits in all.
+_NOT_NOTHING = 0.02
+# Of hosts that have none of one left, the one with less of the other is still the better.
 
 
 def _progress(on: Trial) -> Numbers:
@@ -92,6 +96,14 @@ def _best_fit(on: Trial) -> Numbers:
     """The least left over: the sum of the fills of CPU and memory."""
     of, at = on.of, on.at
     return on.cpus / of.capacity_cpus[at] + on.memory_mib / of.capacity_memory_mib[at]
+
+
+def _product(on: Trial) -> Numbers:
+    """Least ``(free CPU share + 0.02)(free memory share + 0.02)``: a host filled evenly by half
+    leaves more of that than one whose CPUs or memory are all but used up."""
+    of, at = on.of, on.at
+    free_cpus = on.free_cpus / of.capacity_cpus[at] + _NOT_NOTHING
+    return -(free_cpus * (on.free_mib / of.capacity_memory_mib[at] + _NOT_NOTHING))
 
 
 def _ram_first(on: Trial) -> Numbers:
@@ -112,6 +124,7 @@ def _fewest_vms(on: Trial) -> Numbers:
     return on.of.vms[on.at] * -1.0
 
 
+PRODUCT = Policy("product", _product)
 _ROUND_ROBIN = Policy("round-robin", _equal, Choice.NEXT)
 
 POLICIES: Mapping[str, Policy] = MappingProxyType(
@@ -119,6 +132,9 @@ POLICIES: Mapping[str, Policy] = MappingProxyType(
         "progress": Policy("progress", _progress),
         "first-fit": Policy("first-fit", _equal),
         "best-fit": Policy("best-fit", _best_fit),
+        "product": PRODUCT,
+        # by product while too little is known of what is asked for
+        "tight": Policy("tight", _product, Choice.LEAST_LOSS),
         "round-robin": _ROUND_ROBIN,
         "distributed": _ROUND_ROBIN,
         # one host is filled before the next is begun, so that the others stay empty

@@ -13,10 +13,12 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
-from schedulerglobal.core.policies import Choice, Policy
+from schedulerglobal.core.arrivals import Arrivals
+from schedulerglobal.core.policies import PRODUCT, Choice, Policy
 from schedulerglobal.core.reasons import Verdict, verdicts, why_none
 from schedulerglobal.core.scores import NO_ROOM, KeptScores, Scores, scored
-from schedulerglobal.core.view import ClusterView, Shape
+from schedulerglobal.core.tight import ExpectedFit, least
+from schedulerglobal.core.view import At, ClusterView, Shape
 from schedulerglobal.core.wishes import Wishes
 
 __all__ = ["Ranker", "Turn", "Verdict", "Wishes"]
@@ -38,10 +40,16 @@ class Turn:
 class Ranker:
     """Chooses hosts in *view*."""
 
-    def __init__(self, view: ClusterView, turn: Turn) -> None:
+    def __init__(self, view: ClusterView, turn: Turn, arrivals: Arrivals | None = None) -> None:
         self.turn = turn
+        self.arrivals = Arrivals() if arrivals is None else arrivals
         self._view = view
         self._kept = KeptScores(view)
+        self._tight = ExpectedFit(view, self.arrivals)
+
+    def arrived(self, shape: Shape) -> None:
+        """A VM of *shape* is asked for: to be said once a request, before its host is chosen."""
+        self.arrivals.count(shape)
 
     def best(
         self,
@@ -51,11 +59,12 @@ class Ranker:
         excluding: Collection[int] = (),
     ) -> int | None:
         """The row to try, none of *excluding*; None if there is room nowhere."""
+        policy = self._applied(policy)
         free_choice = wishes is None and not excluding
         if free_choice and policy.choice is Choice.LARGEST:
             row = self._kept.best(shape, policy.score)
         elif free_choice:
-            row = self._chosen(policy, None, self._kept.scores(shape, policy.score))
+            row = self._chosen(policy, None, self._scores(shape, policy))
         else:
             row = self._narrowed(shape, policy, wishes or _ANY_HOST, excluding)
         if row is None and (rest := self._view.unpreferred):
@@ -76,7 +85,11 @@ class Ranker:
     ) -> list[Verdict]:
         """Every host in order, with its score or the first reason it is left out; *closed* says
         of rows where new VMs may not go why: ``it is draining``."""
-        return verdicts(self._view, shape, policy, wishes or _ANY_HOST, closed, self.turn.last)
+        policy = self._applied(policy)
+        scores = self._scored(shape, policy, slice(len(self._view)), all_open=True)
+        return verdicts(
+            self._view, shape, policy, wishes or _ANY_HOST, closed, self.turn.last, scores
+        )
 
     def why_none(
         self,
@@ -94,15 +107,15 @@ class Ranker:
         view, out = self._view, {*wishes.refused, *excluding}
         only = wishes.rows
         if only is None:
-            scores = self._kept.scores(shape, policy.score).copy()
+            scores = self._scores(shape, policy).copy()
             if out:
                 scores[list(out)] = NO_ROOM
             return self._chosen(policy, None, scores)
         rows = np.array(sorted(only - out), dtype=np.intp)
         if len(rows) <= _FEW_ROWS * len(view):
-            scores = scored(view, shape, policy.score, rows)
+            scores = self._scored(shape, policy, rows)
         else:
-            scores = self._kept.scores(shape, policy.score)[rows]
+            scores = self._scores(shape, policy)[rows]
         return self._chosen(policy, rows, _lowest_tier(wishes, rows, scores))
 
     def _unpreferred(
@@ -117,8 +130,25 @@ class Ranker:
         out = {*wishes.refused, *excluding}
         able = [row for row in rest if row not in out and (only is None or row in only)]
         rows = np.array(able, dtype=np.intp)
-        scores = scored(self._view, shape, policy.score, rows, all_open=True)
+        scores = self._scored(shape, policy, rows, all_open=True)
         return self._chosen(policy, rows, _lowest_tier(wishes, rows, scores))
+
+    def _applied(self, policy: Policy) -> Policy:
+        """The policy to go by while nothing is expected."""
+        known = policy.choice is not Choice.LEAST_LOSS or self._tight.ready
+        return policy if known else PRODUCT
+
+    def _scores(self, shape: Shape, policy: Policy) -> Scores:
+        """Of all rows, in order; to be read only, and before the view next changes."""
+        if policy.choice is Choice.LEAST_LOSS:
+            return self._tight.scores(shape)
+        return self._kept.scores(shape, policy.score)
+
+    def _scored(self, shape: Shape, policy: Policy, at: At, all_open: bool = False) -> Scores:
+        """Of the rows *at*; with *all_open* also of rows where no new VM may go."""
+        if policy.choice is Choice.LEAST_LOSS:
+            return self._tight.scored(shape, at, all_open)
+        return scored(self._view, shape, policy.score, at, all_open)
 
     def _chosen(self, policy: Policy, rows: NDArray[np.intp] | None, scores: Scores) -> int | None:
         """Of *rows* (all, if None), ascending, which have *scores*."""
@@ -126,6 +156,12 @@ class Ranker:
             place = int(scores.argmax()) if len(scores) else 0
             if not len(scores) or scores[place] == NO_ROOM:
                 return None
+            return place if rows is None else int(rows[place])
+        if policy.choice is Choice.LEAST_LOSS:
+            enough = least(scores)
+            if enough is None:
+                return None
+            place = int((scores >= enough).argmax())
             return place if rows is None else int(rows[place])
         places = np.flatnonzero(scores > NO_ROOM)
         able = places if rows is None else rows[places]

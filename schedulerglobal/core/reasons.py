@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from schedulercommon.model import Rejection
 from schedulerglobal.core.policies import Choice, Policy
-from schedulerglobal.core.scores import NO_ROOM, scored
+from schedulerglobal.core.scores import NO_ROOM, Scores
+from schedulerglobal.core.tight import least
 from schedulerglobal.core.view import ClusterView, Shape, gained_cpus
 from schedulerglobal.core.wishes import Wishes
 
@@ -46,10 +47,11 @@ def verdicts(
     wishes: Wishes,
     closed: Mapping[int, str],
     last: int,
+    scores: Scores,
 ) -> list[Verdict]:
-    """One for each row, in order; *last* is where a policy that goes round is."""
+    """One for each row, in order; *last* is where a policy that goes round is, *scores* are those
+    of all rows as if new VMs might go to any."""
     hosts = len(view)
-    scores = scored(view, shape, policy.score, slice(hosts), all_open=True)
     if policy.choice is Choice.NEXT:
         steps = (np.arange(hosts) - last - 1) % max(hosts, 1)
         scores = np.where(scores > NO_ROOM, 0.0 - steps, NO_ROOM)
@@ -67,6 +69,10 @@ def verdicts(
             short = Rejection("memory_mib", shape.memory_mib + overhead_mib, free_mib)
         reasons.setdefault(row, short.sentence)
     reasons |= _surpassed(view, wishes, [row for row in range(hosts) if row not in reasons])
+    if policy.choice is Choice.LEAST_LOSS:
+        scores[list(reasons)] = NO_ROOM
+        if (enough := least(scores)) is not None:
+            scores[scores >= enough] = scores.max()  # of these it is the first
     return [
         Verdict(name, None, reasons[row]) if row in reasons else Verdict(name, score, None)
         for row, (name, score) in enumerate(zip(view.names, scores.tolist(), strict=True))

@@ -21,7 +21,7 @@ NO_ROOM = float("-inf")
 
 _Key = tuple[int, int, int, int, Score]
 
-_KEPT_SHAPES = 32
+_KEPT_SHAPES = 128
 _ASKED_SHAPES = 4_096
 _NEVER = -1
 _AT_ONCE = 16 * BLOCK  # rows whose intermediate results stay in a core's cache

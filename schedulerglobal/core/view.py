@@ -16,6 +16,7 @@ import numpy as np
 
 from schedulercommon.levels import PREMIUM, Level
 from schedulercommon.model import HostStatus, LevelStatus, VmSpec
+from schedulercommon.sizing import cpus_needed
 
 Numbers = Any
 """An array, one value per row asked for; or the plain number of one row."""
@@ -194,6 +195,29 @@ class ClusterView:
     def reserve(self, row: int, shape: Shape) -> None:
         """Count one more VM of *shape* on the host of *row*, whether or not it fits."""
         self._reserve(row, shape)
+        self._changed(row)
+
+    def release(self, row: int, shape: Shape, largest_vcpus: int) -> None:
+        """Count one VM of *shape* less on the host of *row*: the opposite of :meth:`reserve`.
+
+        *largest_vcpus* are those of the largest VM left at that level of the host, 0 if none is.
+        Raises ValueError if no such VM can be there.
+        """
+        key = (shape.level.numerator, shape.level.denominator)
+        cells, level = self.cells, self._level(shape.level).cells
+        owned, left = level.owned[row], level.parts[row] - shape.vcpus * key[1]
+        if left < largest_vcpus * key[1] or key not in self._levels_of[row]:
+            raise ValueError(f"host {self.names[row]!r} has no VM of {shape}")
+        if left:
+            kept = cpus_needed(left // key[1], largest_vcpus, shape.level)
+            level.parts[row], level.owned[row] = left, kept
+        else:
+            kept = 0
+            self._leave(row, key)
+            self._levels_of[row].remove(key)
+        cells.vms[row] -= 1
+        memory = cells.memory_mib[row] - shape.memory_mib - cells.overhead_mib[row]
+        self._promise(row, cells.cpus[row] - owned + kept, memory)
         self._changed(row)
 
     def set_open(self, row: int, is_open: bool) -> None:

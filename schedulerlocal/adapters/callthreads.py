@@ -3,13 +3,17 @@ ending, since nobody waits for them."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+_Asked = tuple[asyncio.Future[Any], Callable[[], Any]]
+L = TypeVar("L")
 
 
 class CallThreads:
@@ -19,26 +23,112 @@ class CallThreads:
         self._name = name
         self._most = most
         self._made = 0
-        self._idle = threading.Semaphore(0)
-        self._queue: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
+        self._under_way = 0
+        self._queue: SimpleQueue[_Asked | None] = SimpleQueue()
 
-    def submit(self, call: Callable[[], T]) -> Future[T]:
-        """To be called by one thread only."""
-        future: Future[T] = Future()
+    def submit(self, call: Callable[[], T]) -> asyncio.Future[T]:
+        """To be called on the event loop, on which the result arrives too."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._queue.put((future, call))
-        if not self._idle.acquire(blocking=False) and self._made < self._most:
+        self._under_way += 1
+        if self._under_way > self._made and self._made < self._most:
             self._made += 1
             name = f"{self._name}-{self._made}"
             threading.Thread(target=self._work, name=name, daemon=True).start()
         return future
 
+    @property
+    def idle(self) -> bool:
+        """Whether all that was asked of it is done."""
+        return not self._under_way
+
+    def close(self) -> None:
+        """Let the threads go, once what was asked of them is done."""
+        for _ in range(self._made):
+            self._queue.put(None)
+
     def _work(self) -> None:
-        while True:
-            future, call = self._queue.get()
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(call())
-                except BaseException as problem:  # noqa: BLE001 (whoever waits gets it)
-                    future.set_exception(problem)
-            del future, call
-            self._idle.release()
+        while (asked := self._queue.get()) is not None:
+            future, call = asked
+            result, problem = None, None
+            try:
+                result = call()
+            except BaseException as fault:  # noqa: BLE001 (whoever waits gets it)
+                problem = fault
+            with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+                future.get_loop().call_soon_threadsafe(self._answer, future, result, problem)
+            del asked, future, call, result, problem
+
+    def _answer(
+        self, future: asyncio.Future[Any], result: object, problem: BaseException | None
+    ) -> None:
+        self._under_way -= 1
+        if future.cancelled():
+            return
+        if problem is None:
+            future.set_result(result)
+        else:
+            future.set_exception(problem)
+            future.exception()  # one nobody waits for any more may fail
+
+
+class Batch(Generic[L]):
+    """Calls, by name, made by several threads that take the next one as they get free, so that one
+    that hangs holds up no other. Each thread has something of its own, an *L*, to make them with.
+
+    The first failure is the end of it: only what is under way is still done.
+    """
+
+    def __init__(self, calls: Mapping[str, Callable[[L], object]]) -> None:
+        """On the event loop, as all but :meth:`work`."""
+        self.failure: tuple[str, L, Exception] | None = None
+        self._todo = deque(calls.items())
+        self.left = set(calls)
+        """Those that may still be made, or are being made."""
+        self._done: deque[str] = deque()
+        self._awaited: dict[str, asyncio.Future[None]] = {}
+        self._loop = asyncio.get_running_loop()
+
+    def work(self, means: L) -> None:
+        """What one thread does."""
+        while self.failure is None:
+            try:
+                name, call = self._todo.popleft()
+            except IndexError:
+                return
+            try:
+                call(means)
+                self._done.append(name)
+            except Exception as problem:  # noqa: BLE001 (whoever waits gets it)
+                self.failure = name, means, problem
+            self.left.discard(name)
+            if name in self._awaited:
+                self._loop.call_soon_threadsafe(self._tell, name)
+
+    def stop(self) -> None:
+        """Make no more of them."""
+        with suppress(IndexError):
+            while True:
+                name, _ = self._todo.popleft()
+                self.left.discard(name)
+                self._tell(name)
+
+    def take_done(self) -> list[str]:
+        """Those that were made without a failure since the last look."""
+        done = []
+        with suppress(IndexError):
+            while True:
+                done.append(self._done.popleft())
+        return done
+
+    async def ended(self, name: str) -> None:
+        """Wait until the call *name* is neither to be made nor being made."""
+        if name in self.left:
+            awaited = self._awaited.setdefault(name, self._loop.create_future())
+            if name in self.left:  # else its thread may not have seen that it is awaited
+                await asyncio.shield(awaited)
+
+    def _tell(self, name: str) -> None:
+        awaited = self._awaited.pop(name, None)
+        if awaited is not None:
+            awaited.set_result(None)

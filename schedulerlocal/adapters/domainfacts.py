@@ -6,6 +6,7 @@ libvirt wrote it, so it is well formed; what is in it may be anybody's.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil
 from xml.etree import ElementTree as ET
 
@@ -72,6 +73,12 @@ class DomainFacts:
     def evenly_pinned(self) -> bool:
         """Whether all vCPUs up to the maximum may run on the same CPUs, as ours do."""
         return len(set(self.pins)) == 1
+
+
+@lru_cache(maxsize=4096)
+def same(cpus: Cpus) -> Cpus:
+    """One object for all that are equal, so that the pins of a level's VMs compare at once."""
+    return cpus
 
 
 def read_domain(xml: str) -> DomainFacts:
@@ -148,7 +155,7 @@ def _facts(domain: ET.Element, name: str) -> DomainFacts:
     if max_vcpus > _MOST_VCPUS:
         raise ValueError(f"it has {max_vcpus} vCPUs")
     online = _online(domain, vcpu, max_vcpus)
-    kind = domain.find("os/type")
+    kind = _below(domain, "os", "type")
     return DomainFacts(
         name=name,
         uuid=domain.findtext("uuid", ""),
@@ -158,19 +165,19 @@ def _facts(domain: ET.Element, name: str) -> DomainFacts:
         max_memory_mib=max_memory_mib,
         pins=_pins(domain, vcpu, max_vcpus),
         online=online,
-        emulator_cpus=_cpuset(_attribute(domain, "cputune/emulatorpin", "cpuset")),
+        emulator_cpus=_cpuset(_attribute(_below(domain, "cputune", "emulatorpin"), "cpuset")),
         machine="" if kind is None else kind.get("machine", ""),
-        cpu_model=domain.findtext("cpu/model", "") or _attribute(domain, "cpu", "mode"),
+        cpu_model=_text(_below(domain, "cpu", "model")) or _attribute(domain.find("cpu"), "mode"),
         disks=tuple(_disks(domain)),
         metadata=metadata if isinstance(metadata, DomainMetadata) else None,
-        partition=domain.findtext("resource/partition", ""),
+        partition=_text(_below(domain, "resource", "partition")),
         damage=metadata if isinstance(metadata, DamagedMetadata) else None,
     )
 
 
 def _online(domain: ET.Element, vcpu: ET.Element, max_vcpus: int) -> tuple[int, ...]:
-    each = domain.findall("vcpus/vcpu")
-    if each:
+    each = domain.find("vcpus")
+    if each is not None and len(each):
         named = [_whole(one.get("id"), "vcpu id") for one in each if one.get("enabled") == "yes"]
         online = tuple([number for number in named if number < max_vcpus])
         return online or (0,)
@@ -180,13 +187,14 @@ def _online(domain: ET.Element, vcpu: ET.Element, max_vcpus: int) -> tuple[int, 
 
 def _pins(domain: ET.Element, vcpu: ET.Element, max_vcpus: int) -> tuple[Cpus, ...]:
     pins = [_cpuset(vcpu.get("cpuset", ""))] * max_vcpus
-    for pin in domain.findall("cputune/vcpupin"):
+    for pin in _all_below(domain, "cputune", "vcpupin"):
         number = _whole(pin.get("vcpu"), "vcpupin")
         if number < max_vcpus:
             pins[number] = _cpuset(pin.get("cpuset", ""))
     return tuple(pins)
 
 
+@lru_cache(maxsize=1024)
 def _cpuset(text: str) -> Cpus:
     """libvirt's sets are the kernel's, and ``^3`` takes CPU 3 out again."""
     cpus: set[int] = set()
@@ -195,12 +203,12 @@ def _cpuset(text: str) -> Cpus:
             cpus.difference_update(parse_cpulist(part.strip()[1:]))
         else:
             cpus.update(parse_cpulist(part))
-    return tuple(sorted(cpus))
+    return same(tuple(sorted(cpus)))
 
 
 def _disks(domain: ET.Element) -> list[DomainDisk]:
     disks = []
-    for disk in domain.findall("devices/disk"):
+    for disk in _all_below(domain, "devices", "disk"):
         source, driver = disk.find("source"), disk.find("driver")
         path = "" if source is None else source.get("file") or source.get("dev") or ""
         if path:
@@ -215,8 +223,22 @@ def _disks(domain: ET.Element) -> list[DomainDisk]:
     return disks
 
 
-def _attribute(domain: ET.Element, path: str, name: str) -> str:
-    element = domain.find(path)
+def _below(domain: ET.Element, parent: str, tag: str) -> ET.Element | None:
+    """By one tag at a time, since paths are looked for slowly."""
+    found = domain.find(parent)
+    return None if found is None else found.find(tag)
+
+
+def _all_below(domain: ET.Element, parent: str, tag: str) -> list[ET.Element]:
+    found = domain.find(parent)
+    return [] if found is None else found.findall(tag)
+
+
+def _text(element: ET.Element | None) -> str:
+    return "" if element is None else element.text or ""
+
+
+def _attribute(element: ET.Element | None, name: str) -> str:
     return "" if element is None else element.get(name, "")
 
 

@@ -11,10 +11,11 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from schedulercommon.model import MAX_MEMORY_MIB, MAX_VCPUS, NAME, VmSpec
+from schedulercommon.model import MAX_MEMORY_MIB, MAX_VCPUS, VmSpec
 from schedulercommon.specdocument import read_spec, spec_document
 from schedulerlocal.core.state import NodeMemory
 
@@ -87,16 +88,23 @@ def read_metadata(domain: ET.Element) -> DomainMetadata | DamagedMetadata | None
     Metadata that speaks of another name is damaged: that is how a copied domain comes, whose
     original must not be taken for it.
     """
-    ours = domain.findall(f"metadata/{{{METADATA_URI}}}{_TAG}")
+    metadata = domain.find("metadata")
+    ours = [] if metadata is None else metadata.findall(f"{{{METADATA_URI}}}{_TAG}")
     if not ours:
         return None
     name = domain.findtext("name", "")
     if len(ours) > 1:
         return DamagedMetadata(name, "it is there more than once")
-    if ours[0].get("format") != _FORMAT:
+    return _understood(name, ours[0].get("format", ""), ours[0].text or "")
+
+
+@lru_cache(maxsize=1024)
+def _understood(name: str, written: str, text: str) -> DomainMetadata | DamagedMetadata:
+    """A running VM's is there twice, and is read again whenever the VM changes."""
+    if written != _FORMAT:
         return DamagedMetadata(name, "it was written by another version of VMStack")
     try:
-        document = json.loads(ours[0].text or "")
+        document = json.loads(text)
     except (ValueError, RecursionError):
         return DamagedMetadata(name, "it is not JSON")
     try:
@@ -104,7 +112,7 @@ def read_metadata(domain: ET.Element) -> DomainMetadata | DamagedMetadata | None
     except ValueError as problem:
         return DamagedMetadata(name, str(problem))
     if metadata.spec.name != name:
-        return DamagedMetadata(name, f"it is about a VM named {metadata.spec.name!r}")
+        return DamagedMetadata(name, f"it is about a VM named {metadata.spec.name[:80]!r}")
     return metadata
 
 
@@ -179,8 +187,6 @@ def _read_spec(document: Mapping[str, Any]) -> VmSpec:
     missing = [name for name in _SPEC_NEEDS if name not in fields]
     if missing:
         raise ValueError(f"it lacks {', '.join(missing)}")
-    if not NAME.fullmatch(fields["name"]):
-        raise ValueError(f"{fields['name'][:80]!r} is no name of a VM")
     if max(fields["vcpus"], fields.get("max_vcpus", 0)) > MAX_VCPUS:
         raise ValueError(f"it speaks of more than {MAX_VCPUS} vCPUs")
     if max(fields["memory_mib"], fields.get("max_memory_mib", 0)) > MAX_MEMORY_MIB:

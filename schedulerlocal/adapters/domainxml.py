@@ -11,6 +11,7 @@ import re
 from copy import deepcopy
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Literal
 from xml.etree import ElementTree as ET
 
@@ -153,14 +154,20 @@ def cpu_shares(vcpus: int, level: Level) -> int:
     return max(LEAST_SHARES, min(MOST_SHARES, round(Fraction(SHARES_PER_CPU * vcpus) / level)))
 
 
-_ORDER = """
+_TAGS = """
     name uuid title description metadata memory currentMemory memoryBacking vcpu cputune numatune
     resource os features cpu clock on_poweroff on_reboot on_crash pm devices
 """.split()
+_ORDER = {tag: place for place, tag in enumerate(_TAGS)}
 
 
 def _place(element: ET.Element) -> int:
-    return _ORDER.index(element.tag) if element.tag in _ORDER else len(_ORDER)
+    return _ORDER.get(element.tag, len(_ORDER))
+
+
+@lru_cache(maxsize=256)
+def _cpulist(cpus: Cpus) -> str:
+    return format_cpulist(cpus)
 
 
 def _built_in() -> tuple[ET.Element, ...]:
@@ -184,11 +191,11 @@ def _cputune(parts: DomainParts) -> ET.Element:
     spec = parts.metadata.spec
     tune = ET.Element("cputune")
     _text(tune, "shares", str(cpu_shares(spec.vcpus, spec.runs_at)))
-    cpuset = format_cpulist(parts.cpus)
+    cpuset = _cpulist(parts.cpus)
     # one that is plugged in later without a pin of its own would run on every CPU
     for vcpu in range(spec.max_vcpus):
         ET.SubElement(tune, "vcpupin", vcpu=str(vcpu), cpuset=cpuset)
-    ET.SubElement(tune, "emulatorpin", cpuset=format_cpulist(parts.emulator_cpus or parts.cpus))
+    ET.SubElement(tune, "emulatorpin", cpuset=_cpulist(parts.emulator_cpus or parts.cpus))
     return tune
 
 

@@ -114,12 +114,22 @@ class Link(Protocol):
     async def full_config(self, name: str) -> str:
         """The XML of the next boot, its secrets included, to be defined again."""
 
+    async def make(self, name: str, xml: str) -> DomainText | LinkError:
+        """Define and start it; returns what it became. If it does not start it stays defined, and
+        why is returned."""
+
     async def define(self, name: str, xml: str) -> None: ...
+    async def try_define(self, name: str, xml: str) -> None:
+        """Have *xml* checked against libvirt's schema and defined; undefined again at once."""
+
     async def undefine(self, name: str) -> None: ...
     async def start(self, name: str) -> None: ...
     async def start_transient(self, name: str, xml: str) -> None: ...
     async def destroy(self, name: str) -> None:
         """Stop it by force, without waiting for an earlier call about it."""
+
+    async def remove(self, name: str, *, active: bool) -> None:
+        """Destroy it if it is *active*, and undefine it; that it is off or gone already is fine."""
 
     async def press_power_button(self, name: str) -> None: ...
     async def reboot(self, name: str) -> None: ...
@@ -129,11 +139,20 @@ class Link(Protocol):
 
     async def is_active(self, name: str) -> bool: ...
 
+    async def autostarting(self) -> frozenset[str]:
+        """The VMs libvirtd starts when it starts on a machine that has booted."""
+
+    async def set_autostart(self, name: str, on: bool) -> bool:
+        """Whether it was on before; one that is as wanted already is left alone."""
+
     async def note(self, name: str, text: str | None, *, live: bool, config: bool) -> None:
         """Write our metadata, or with None remove it."""
 
-    async def pin(self, name: str, wishes: Sequence[PinWish], turn: int) -> None:
-        """*turn* spreads VMs over connections."""
+    async def pin(
+        self, wishes: Mapping[str, Sequence[PinWish]], pinned: Callable[[str], None]
+    ) -> None:
+        """What is wished for VMs, by name; VMs that wish the same may share it. *pinned* is told of
+        each that was pinned, also if another fails: that ends it, but for what is under way."""
 
     async def plug_vcpus(self, name: str, vcpus: int) -> None: ...
     async def balloon(self, name: str, memory_mib: int) -> None: ...

@@ -16,12 +16,13 @@ from random import Random
 from typing import Literal
 from xml.etree import ElementTree as ET
 
-from schedulercommon.errors import HypervisorError, RefusedError
+from schedulercommon.errors import HypervisorError, RefusedError, WrongState
 from schedulercommon.levels import PREMIUM
+from schedulerlocal.adapters.consolelog import console_log, forget
 from schedulerlocal.adapters.domainedit import resized_xml
 from schedulerlocal.adapters.domainmetadata import DomainMetadata, metadata_text
 from schedulerlocal.adapters.domainxml import DomainParts, cpu_shares, domain_xml
-from schedulerlocal.adapters.hypervisorlink import Link, LinkError, Why
+from schedulerlocal.adapters.hypervisorlink import DomainText, Link, LinkError, Why
 from schedulerlocal.adapters.knowndomains import Known, KnownDomains
 from schedulerlocal.adapters.levelplaces import LevelPlaces
 from schedulerlocal.adapters.storage import Base, Disk, Storage
@@ -73,9 +74,14 @@ class DomainSteps:
         self._places = places
         self._rng = rng
         self._wall_s = wall_s
+        self._resolved = "", ""
+        """Machine and CPU model of the last VM made: those of the next one, most likely."""
         self._plugging: set[asyncio.Task[None]] = set()
         self._unanswered: set[str] = set()
         """VMs whose guest was asked to give up a vCPU and may not have."""
+
+        self._autostarted: set[str] = set()
+        """VMs that started by themselves before they were adopted, to be put back so."""
 
     # --- making and removing ----------------------------------------------------------------------
 
@@ -86,23 +92,40 @@ class DomainSteps:
             raise HypervisorError(f"VM {name!r} has no disk any more; repeat the request")
         metadata = self._first_metadata(step.vm, disk)
         try:
+            if spec.start:
+                await self._storage.check_start(name, disk)
+        except WrongState as problem:
+            raise HypervisorError(str(problem)) from problem
+        try:
             xml = domain_xml(self._parts(self.making, step, metadata), self.making.template)
             self._clear_console(name)
         except (RefusedError, OSError) as problem:
             raise HypervisorError(f"VM {name!r} could not be defined: {problem}") from problem
         with self._known.working_on([name]):
             await self._places.make_ready(spec.runs_at, step.cpus)
-            await self._link.define(name, xml)
             try:
-                if spec.start:
-                    await self._places.start(name, spec.runs_at, step.cpus)
-                self._known.pinning(name, self._places.first_pins(spec.runs_at, step.cpus))
-                known = await self.note_resolved(name, starts=spec.start)
-                await self._places.after_start(known, step.cpus)
-            except HypervisorError:
-                await self._unmake(name)
-                raise
+                await self._define_and_start(step, xml)
+            except LinkError as problem:
+                if problem.why is Why.AWAY:
+                    raise
+                raise HypervisorError(
+                    f"{problem}; ask for a VM it can make, or correct the settings of this host"
+                    " (QEMU_… and SCL_CPU_MODEL)"
+                ) from problem
         await self._storage.hand_over(name)
+
+    async def _define_and_start(self, step: Create, xml: str) -> None:
+        spec, name = step.vm.spec, step.vm.spec.name
+        await self._link.define(name, xml)
+        try:
+            if spec.start:
+                await self._places.start(name, spec.runs_at, step.cpus)
+            self._known.pinning(name, self._places.first_pins(spec.runs_at, step.cpus))
+            known = await self.note_resolved(name, starts=spec.start)
+            await self._places.after_start(known, step.cpus)
+        except HypervisorError:
+            await self._unmake(name)
+            raise
 
     async def remove(self, step: Remove) -> None:
         name = step.vm.spec.name
@@ -120,24 +143,26 @@ class DomainSteps:
                     f"VM {name!r} was not removed: another one, not made here, has its name now"
                 )
             async with self._storage.removing(name, disk_of(metadata)):
-                if known.active:
-                    await self._unless_gone(self._link.destroy, name)
-                await self._unless_gone(self._link.undefine, name)
-            with suppress(LinkError):  # it is gone, and the next pass finds that out as well
-                await self._known.renew(name)
+                await self._link.remove(name, active=known.active)
+            self._forget_console(name)
+            self._known.removed(name)
 
-    async def note_resolved(self, name: str, *, starts: bool) -> Known:
+    async def note_resolved(
+        self, name: str, *, starts: bool, told: DomainText | None = None
+    ) -> Known:
         """Note what machine and CPU model came out of what was asked; returns what is there now.
 
-        The CPU model is known once the VM has started.
+        The CPU model is known once the VM has started. *told* is what libvirt tells of it now, if
+        that is known.
         """
-        known = await self._known.renew(name)
+        known = self._known.take(told) if told is not None else await self._known.renew(name)
         metadata = known.metadata if known else None
         if known is None or metadata is None:
             raise HypervisorError(f"VM {name!r} is gone as soon as it was made; try again")
         model = known.live.cpu_model if starts else metadata.cpu_model
-        noted = replace(metadata, machine=known.live.machine, cpu_model=model)
-        if noted != metadata:
+        self._resolved = known.live.machine, model
+        if (metadata.machine, metadata.cpu_model) != self._resolved:
+            noted = replace(metadata, machine=known.live.machine, cpu_model=model)
             await self._note(known, noted)
         return known
 
@@ -147,6 +172,8 @@ class DomainSteps:
             spec=vm.spec,
             memory_nodes=vm.memory_nodes,
             mac=self._fresh_mac(),
+            machine=self._resolved[0],
+            cpu_model=self._resolved[1] if vm.spec.start else "",
             disk_path=disk.path,
             base_path=base.path,
             base_size_bytes=base.size_bytes,
@@ -156,10 +183,9 @@ class DomainSteps:
 
     def _fresh_mac(self) -> str:
         """One under QEMU's own prefix that no VM of ours here has."""
-        taken = {known.metadata.mac for known in self._known.all.values() if known.metadata}
         while True:
             mac = "52:54:00:" + ":".join(f"{byte:02x}" for byte in self._rng.randbytes(3))
-            if mac not in taken:
+            if mac not in self._known.macs.values():
                 return mac
 
     def _parts(self, making: Making, step: Create, metadata: DomainMetadata) -> DomainParts:
@@ -168,7 +194,7 @@ class DomainSteps:
         return DomainParts(
             metadata=metadata,
             cpus=self._places.first_pins(level, step.cpus),
-            console_log=str(making.console_dir / f"{vm.name}.log"),
+            console_log=str(console_log(making.console_dir, vm.name)),
             emulator_cpus=making.host_cpus if level == PREMIUM else (),
             nodes=nodes,
             partition=self._places.partition(level),
@@ -183,8 +209,16 @@ class DomainSteps:
         """A VM of the same name may have been somebody else's; raises OSError."""
         assert self.making is not None
         directory = self.making.console_dir
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (directory / f"{name}.log").unlink(missing_ok=True)
+        if not directory.is_dir():
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        forget(console_log(directory, name))
+
+    def _forget_console(self, name: str) -> None:
+        assert self.making is not None
+        try:
+            forget(console_log(self.making.console_dir, name))
+        except OSError as problem:  # it goes when the name is taken again
+            _log.warning("the console log of VM %s is left behind: %s", name, problem)
 
     async def _unmake(self, name: str) -> None:
         """Take back a VM that was defined just now."""
@@ -193,6 +227,7 @@ class DomainSteps:
                 await self._unless_gone(call, name)
             except HypervisorError as problem:
                 _log.warning("what was begun for VM %s is left behind: %s", name, problem)
+        self._forget_console(name)
         with suppress(LinkError):
             await self._known.renew(name)
 
@@ -214,12 +249,16 @@ class DomainSteps:
             known = await self._there(name)
             if after.foreign:
                 await self._link.note(name, None, live=known.active, config=True)
+                if name in self._autostarted:
+                    await self._link.set_autostart(name, on=True)
             else:
                 made_ms = int(self._wall_s() * 1000)
                 noted = DomainMetadata(
                     spec=after.spec, memory_nodes=after.memory_nodes, made_ms=made_ms
                 )
                 await self._note(known, noted)
+                if await self._link.set_autostart(name, on=False):
+                    self._autostarted.add(name)
             await self._known.renew(name)
 
     async def resize(self, step: Resize) -> None:

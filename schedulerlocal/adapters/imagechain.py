@@ -26,6 +26,8 @@ _LONGEST_BASE_BYTES = 1023
 """Of the path of a backing file, in qcow2."""
 
 _Key = tuple[int, int, int, int, int]
+_Found = tuple[str, os.stat_result, Header]
+"""Where a file really is, its facts and its header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,42 +55,12 @@ class ImageReader:
     def check(self, image: str) -> Image:
         """The image at the path *image*; raises BadRequest if a VM may not be made from it."""
         check_image_path(image, self._image_dirs)
-        # an administrator may well link the folders themselves elsewhere
-        folders = [Path(os.path.realpath(folder)) for folder in self._image_dirs]
         whose = f"the image (qcow2) {shown(image)}"
         use_another = f"give the path of a qcow2 image under {named(self._image_dirs)}"
         flatten = "make it whole with qemu-img convert -O qcow2"
-        path, mend, files = image, use_another, list[FileId]()
-        top: tuple[str, os.stat_result, Header] | None = None
-        while True:
-            try:
-                real, facts, header = self._look(path, folders, raw=False)
-            except (OSError, ValueError) as problem:
-                raise BadRequest(f"{whose} {_sentence(problem)}; {mend}") from problem
-            file = (facts.st_dev, facts.st_ino)
-            if file in files or len(files) == _LONGEST_CHAIN:
-                raise BadRequest(f"{whose} leads back to itself or too far; {flatten}")
-            files.append(file)
-            if top is None:
-                top = real, facts, header
-                self._check_top(real, whose, use_another)
-            if not header.backing:
-                break
-            backing = shown(header.backing)
-            if _is_protocol(header.backing):
-                raise BadRequest(f"{whose} builds on {backing}, which is no plain file; {flatten}")
-            if header.backing_format not in ("qcow2", "raw"):
-                raise BadRequest(
-                    f"{whose} builds on {backing} and does not say that this is qcow2 or raw;"
-                    " say it with qemu-img rebase -u -F FORMAT -b FILE"
-                )
-            # relative to the path it was found by, links in that left as they are: QEMU's rule
-            path = os.path.join(os.path.dirname(path if len(files) > 1 else real), header.backing)
-            whose, mend = f"the image (qcow2) {shown(image)} builds on {backing}, which", flatten
-            if header.backing_format == "raw":
-                files.append(self._raw_end(path, folders, whose, mend))
-                break
+        files, top = self._walk(image, self._image_dirs, whose, (use_another, flatten))
         real, facts, header = top
+        self._check_top(real, whose, use_another)
         return Image(
             path=real,
             file=files[0],
@@ -97,6 +69,56 @@ class ImageReader:
             file_bytes=facts.st_size,
             mtime_ns=facts.st_mtime_ns,
         )
+
+    def unfit(self, disk: str, beside: Sequence[str]) -> str | None:
+        """Why no VM may start on the file *disk* as it is by now, as a sentence without its end.
+
+        It and what it builds on may also be in the folders *beside*.
+        """
+        folders = (*self._image_dirs, *map(Path, beside))
+        mend = "put back what was there, or remove the VM and deploy it again"
+        try:
+            self._walk(disk, folders, f"its disk {shown(disk)}", (mend, mend))
+        except BadRequest as problem:
+            return str(problem)
+        return None
+
+    def _walk(
+        self, path: str, folders: Sequence[Path], whose: str, mends: tuple[str, str]
+    ) -> tuple[list[FileId], _Found]:
+        """The files of the chain that begins at *path*, and what its first one is.
+
+        Raises BadRequest with a sentence about *whose* it is, which ends with the first of *mends*
+        for the file at *path* and with the other for those below.
+        """
+        about, (mend, flatten), files = whose, mends, list[FileId]()
+        top: _Found | None = None
+        while True:
+            try:
+                found = self._look(path, folders, raw=False)
+            except (OSError, ValueError) as problem:
+                raise BadRequest(f"{about} {_sentence(problem)}; {mend}") from problem
+            real, facts, header = found
+            file = (facts.st_dev, facts.st_ino)
+            if file in files or len(files) == _LONGEST_CHAIN:
+                raise BadRequest(f"{about} leads back to itself or too far; {flatten}")
+            files.append(file)
+            top = top or found
+            if not header.backing:
+                return files, top
+            backing = shown(header.backing)
+            if _is_protocol(header.backing):
+                raise BadRequest(f"{about} builds on {backing}, which is no plain file; {flatten}")
+            if header.backing_format not in ("qcow2", "raw"):
+                raise BadRequest(
+                    f"{about} builds on {backing} and does not say that this is qcow2 or raw;"
+                    " say it with qemu-img rebase -u -F FORMAT -b FILE"
+                )
+            # relative to the path it was found by, links in that left as they are: QEMU's rule
+            path = os.path.join(os.path.dirname(path if len(files) > 1 else real), header.backing)
+            about, mend = f"{whose} builds on {backing}, which", flatten
+            if header.backing_format == "raw":
+                return [*files, self._raw_end(path, folders, about, mend)], top
 
     def files_of(self, path: str, image_format: str) -> tuple[FileId, ...]:
         """The file at *path* and those it builds on, as far as they can be found."""
@@ -134,9 +156,7 @@ class ImageReader:
             raise BadRequest(f"{whose} {_sentence(problem)}; {mend}") from problem
         return facts.st_dev, facts.st_ino
 
-    def _look(
-        self, path: str, folders: Sequence[Path] | None, *, raw: bool
-    ) -> tuple[str, os.stat_result, Header]:
+    def _look(self, path: str, folders: Sequence[Path] | None, *, raw: bool) -> _Found:
         """Where the file at *path* really is, its facts and its header (empty if it is *raw*).
 
         Nothing is read of a file outside *folders*, nor of one that is no regular file. Raises
@@ -144,7 +164,7 @@ class ImageReader:
         """
         with _held(path) as (file, facts):
             real = os.readlink(f"/proc/self/fd/{file}")
-            if folders is not None and not is_inside(real, folders):
+            if folders is not None and not _is_in(real, folders):
                 raise ValueError(f"is {OUTSIDE}, links followed")
             if stat.S_ISDIR(facts.st_mode):
                 raise ValueError("is a folder")
@@ -166,6 +186,16 @@ class ImageReader:
             if isinstance(header, str):
                 raise ValueError(header)
             return real, facts, header
+
+
+def _is_in(real: str, folders: Sequence[Path]) -> bool:
+    """Whether *real*, where a file really is, is under one of *folders*.
+
+    An administrator may well link these themselves elsewhere, which is looked at only if need be.
+    """
+    if is_inside(real, folders):
+        return True
+    return is_inside(real, [Path(os.path.realpath(folder)) for folder in folders])
 
 
 @contextmanager

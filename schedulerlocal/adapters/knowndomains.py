@@ -30,28 +30,60 @@ _ECHO_S = 0.05
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """Where all vCPUs and, unless it is None, the emulator were put."""
+
+    cpus: Cpus
+    emulator: Cpus | None
+
+
 @dataclass(frozen=True)
 class Known:
     """A domain as it was last looked at."""
 
     state: VmState
     active: bool
-    live: DomainFacts
-    config: DomainFacts
-    """Of its next boot; ``live`` again if it is not active."""
+    told_live: DomainFacts
+    told_config: DomainFacts
     emulated: bool = False
     """Whether it runs without KVM."""
     wanted: Cpus | None = None
     """Where our last step put its vCPUs; None if none did since we started."""
+    moved: Moved | None = None
+    """Set if it was pinned since libvirt told of it."""
 
     @property
     def name(self) -> str:
-        return self.live.name
+        return self.told_live.name
 
     @property
     def metadata(self) -> DomainMetadata | None:
         """Ours, if the VM is."""
-        return self.live.metadata
+        return self.told_live.metadata
+
+    @kept
+    def live(self) -> DomainFacts:
+        return self.told_live if self.moved is None else _moved(self.told_live, self.moved)
+
+    @kept
+    def config(self) -> DomainFacts:
+        """Of its next boot; ``live`` again if it is not active."""
+        if self.told_config is self.told_live:
+            return self.live
+        return self.told_config if self.moved is None else _moved(self.told_config, self.moved)
+
+    @kept
+    def place(self) -> Moved | None:
+        """Where it is, now and at its next boot, if all vCPUs are at one place then and now."""
+        if self.moved is not None and self.moved.emulator is not None:
+            return self.moved
+        live, config = self.live, self.config
+        place, emulator = live.pins[0], live.emulator_cpus
+        for each in (live, config) if config is not live else (live,):
+            if each.pins != (place,) * len(each.pins) or each.emulator_cpus != emulator:
+                return None
+        return Moved(place, emulator)
 
     @kept
     def domain(self) -> Domain:
@@ -98,6 +130,8 @@ class KnownDomains:
         self._reading = asyncio.Lock()
         self._looking: asyncio.Task[None] | None = None
         self._told: set[str] = set()
+        self.macs: dict[str, str] = {}
+        """Those of VMs of ours, by name."""
 
     def close(self) -> None:
         if self._looking is not None:
@@ -122,6 +156,17 @@ class KnownDomains:
         async with self._reading:
             await self._read_dirty({name})
         return self._known.get(name)
+
+    def take(self, text: DomainText) -> Known | None:
+        """What *text* says, which libvirt told just now of a VM being worked on."""
+        self._dirty.discard(text.name)
+        self._take(text)
+        return self._known.get(text.name)
+
+    def removed(self, name: str) -> None:
+        """The VM called *name* was just removed."""
+        self._dirty.discard(name)
+        self._put(name, None)
 
     async def settled(self, name: str) -> Known | None:
         """Like :meth:`renew`, once no call about it is under way any more."""
@@ -158,26 +203,27 @@ class KnownDomains:
         """From now on *cpus* is where the vCPUs of the VM called *name* belong."""
         self._places[name] = cpus
         known = self._known.get(name)
-        if known is not None and known.wanted != cpus:
-            self._put(name, replace(known, wanted=cpus))
+        if known is not None and known.wanted is not cpus and known.wanted != cpus:
+            self._changed(name, known, cpus, known.moved)
 
-    def pinned(self, name: str, cpus: Cpus, emulator: Cpus | None) -> None:
+    def pinned(self, name: str, moved: Moved) -> None:
         """All vCPUs and, unless it is None, the emulator have been pinned."""
         known = self._known.get(name)
         if known is None:
             return
         self._facts.pop(name, None)
+        if moved.emulator is None and known.moved is not None:
+            moved = Moved(moved.cpus, known.moved.emulator)
+        self._changed(name, known, known.wanted, moved)
 
-        def moved(facts: DomainFacts) -> DomainFacts:
-            return replace(
-                facts,
-                pins=(cpus,) * facts.max_vcpus,
-                emulator_cpus=facts.emulator_cpus if emulator is None else emulator,
-            )
-
-        live = moved(known.live)
-        config = live if known.config is known.live else moved(known.config)
-        self._put(name, replace(known, live=live, config=config))
+    def _changed(self, name: str, known: Known, wanted: Cpus | None, moved: Moved | None) -> None:
+        # a level may have hundreds of VMs: replace() takes longer
+        self._known[name] = Known(
+            *(known.state, known.active, known.told_live, known.told_config, known.emulated),
+            wanted,
+            moved,
+        )
+        self.version += 1
 
     # --- what happens by itself -------------------------------------------------------------------
 
@@ -301,7 +347,14 @@ class KnownDomains:
             self._known.pop(name, None)
             self._facts.pop(name, None)
             self._places.pop(name, None)
+            self.macs.pop(name, None)
         elif before != known:
             self._known[name] = known
+            self.macs[name] = known.metadata.mac if known.metadata else ""
         if before != known:
             self.version += 1
+
+
+def _moved(facts: DomainFacts, moved: Moved) -> DomainFacts:
+    emulator = facts.emulator_cpus if moved.emulator is None else moved.emulator
+    return replace(facts, pins=(moved.cpus,) * facts.max_vcpus, emulator_cpus=emulator)

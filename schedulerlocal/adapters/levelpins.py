@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 
 from schedulercommon.errors import HypervisorError
 from schedulercommon.levels import PREMIUM
+from schedulerlocal.adapters.domainfacts import same
 from schedulerlocal.adapters.hypervisorlink import Link, PinWish
-from schedulerlocal.adapters.knowndomains import Known, KnownDomains
+from schedulerlocal.adapters.knowndomains import Known, KnownDomains, Moved
 from schedulerlocal.core.steps import Pin
 from schedulerlocal.core.topology import Cpus
 
@@ -23,68 +25,84 @@ class VcpuPins:
 
     async def move(self, step: Pin) -> None:
         """Raises HypervisorError, every VM then being where it was."""
-        if not step.after:
+        if not step.after or not step.vms:
             return
         there = self._known.all
         missing = [name for name in step.vms if name not in there]
         if missing:
             raise HypervisorError(f"VM {missing[0]!r} cannot be pinned: it is gone; try again")
-        emulator = None if step.level == PREMIUM and self._host_cpus else step.after
-        with self._known.working_on(step.vms):
-            before = [there[name] for name in step.vms]
-            moving = [
-                (turn, known, wishes)
-                for turn, known in enumerate(before)
-                if (wishes := _wishes(known, step.after, emulator))
-            ]
-            for known in before:
-                self._known.pinning(known.name, step.after)
-            outcomes = await asyncio.gather(
-                *(
-                    self._pin(known, wishes, step.after, emulator, turn)
-                    for turn, known, wishes in moving
-                ),
-                return_exceptions=True,
-            )
-            failed = [each for each in outcomes if isinstance(each, BaseException)]
-            if not failed:
-                return
-            await asyncio.gather(
-                *(self._put_back(turn, known) for turn, known in enumerate(before)),
-                return_exceptions=True,
-            )
-            raise failed[0]
+        cpus = same(step.after)
+        to = Moved(cpus, None if step.level == PREMIUM and self._host_cpus else cpus)
+        wishes: dict[str, Sequence[PinWish]] = {}
+        alike: dict[tuple[bool, int, int], Sequence[PinWish]] = {}
+        strays = []
+        # most levels have many VMs, and on a host with partitions nearly all are where they belong
+        for name in step.vms:
+            known = there[name]
+            place = known.place
+            if place is None or place.cpus is not cpus or place.emulator is not to.emulator:
+                wishes[name] = _wishes(known, to, alike)
+            if known.wanted is not cpus:
+                strays.append(name)
+        before = [there[name] for name in wishes]
+        with self._known.working_on(wishes):
+            for name in strays:
+                self._known.pinning(name, cpus)
+            try:
+                await self._pin(wishes, to)
+            except HypervisorError:
+                await asyncio.gather(
+                    *(self._put_back(known) for known in before), return_exceptions=True
+                )
+                raise
 
-    async def _pin(
-        self, known: Known, wishes: list[PinWish], cpus: Cpus, emulator: Cpus | None, turn: int
-    ) -> None:
-        await self._link.pin(known.name, wishes, turn)
-        self._known.pinned(known.name, cpus, emulator)
+    async def _pin(self, wishes: Mapping[str, Sequence[PinWish]], to: Moved) -> None:
+        wanted = {name: each for name, each in wishes.items() if each}
+        if wanted:
+            await self._link.pin(wanted, lambda name: self._known.pinned(name, to))
 
-    async def _put_back(self, turn: int, known: Known) -> None:
+    async def _put_back(self, known: Known) -> None:
         """Where it was as far as we know; what cannot be put back is for the repair pass."""
         now = await self._known.renew(known.name)
         cpus = known.live.pins[0]
         if now is not None and cpus:
             self._known.pinning(known.name, cpus)
-            emulator = known.live.emulator_cpus or None
-            if wishes := _wishes(now, cpus, emulator):
-                await self._pin(known, wishes, cpus, emulator, turn)
+            to = Moved(cpus, known.live.emulator_cpus or None)
+            await self._pin({known.name: _wishes(now, to, {})}, to)
 
 
-def _wishes(known: Known, cpus: Cpus, emulator: Cpus | None) -> list[PinWish]:
-    """What is to be pinned of a VM: nothing that is there already."""
+def _wishes(
+    known: Known, to: Moved, alike: dict[tuple[bool, int, int], Sequence[PinWish]]
+) -> Sequence[PinWish]:
+    """What is to be pinned of a VM: nothing that is there already.
+
+    *alike* has what VMs that are wholly elsewhere wish, by their sizes.
+    """
+    if known.place is not None and not _at_all(known.place, to):
+        size = known.active, known.told_live.max_vcpus, known.told_config.max_vcpus
+        if size not in alike:
+            alike[size] = _each_wish(known, to)
+        return alike[size]
+    return _each_wish(known, to)
+
+
+def _at_all(place: Moved, to: Moved) -> bool:
+    """Whether something is there already."""
+    return place.cpus == to.cpus or place.emulator == to.emulator
+
+
+def _each_wish(known: Known, to: Moved) -> list[PinWish]:
     live = known.live.pins if known.active else ()
     config = known.config.pins
     wishes = []
     for vcpu in range(max(len(live), len(config))):
-        now = vcpu < len(live) and live[vcpu] != cpus
-        later = vcpu < len(config) and config[vcpu] != cpus
+        now = vcpu < len(live) and live[vcpu] != to.cpus
+        later = vcpu < len(config) and config[vcpu] != to.cpus
         if now or later:
-            wishes.append(PinWish(vcpu, cpus, live=now, config=later))
-    if emulator is not None:
-        now = known.active and known.live.emulator_cpus != emulator
-        later = known.config.emulator_cpus != emulator
+            wishes.append(PinWish(vcpu, to.cpus, live=now, config=later))
+    if to.emulator is not None:
+        now = known.active and known.live.emulator_cpus != to.emulator
+        later = known.config.emulator_cpus != to.emulator
         if now or later:
-            wishes.append(PinWish(None, emulator, live=now, config=later))
+            wishes.append(PinWish(None, to.emulator, live=now, config=later))
     return wishes

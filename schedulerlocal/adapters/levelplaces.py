@@ -84,16 +84,21 @@ class LevelPlaces:
         if not step.vms and not step.before and used:
             return  # it began before we did; whether it is where it should be is seen elsewhere
         partition = self.partition(level)
-        insiders = {name for name in step.vms if _inside(there[name], partition, used)}
-        inside = tuple([name for name in step.vms if name in insiders])
-        outside = tuple([name for name in step.vms if name not in insiders])
+        inside, outside = [], []
+        for name in step.vms:
+            known = there[name]
+            # one that is down will be in it when it starts
+            if known.told_live.partition == partition and (used or not known.active):
+                inside.append(name)
+            else:
+                outside.append(name)
         if not inside and step.vms:
             await self._pins.move(step)
             return
         before = await partitions.give(level, step.after)
         try:
-            await self._pins.move(Pin(level, inside, (), self._wide))
-            await self._pins.move(replace(step, vms=outside))
+            await self._pins.move(Pin(level, tuple(inside), (), self._wide))
+            await self._pins.move(replace(step, vms=tuple(outside)))
         except HypervisorError:
             await partitions.put_back(level, before)
             raise
@@ -171,22 +176,30 @@ class LevelPlaces:
     async def start(self, name: str, level: Level, cpus: Cpus = ()) -> None:
         """Start the VM called *name*; raises HypervisorError.
 
-        *cpus*, where its level runs, is by default what its partition grants. As long as no VM was
-        seen in a partition, one that does not start is tried without: libvirt may not find what we
-        made, and that it says so is its only sign.
+        *cpus*, where its level runs, is by default what its partition grants.
         """
         try:
             await self._link.start(name)
         except LinkError as problem:
-            partitions = self._partitions
-            untried = partitions is not None and self.partition(level) and not self._seen_at_work
-            if partitions is None or not untried or problem.why is not Why.OTHER:
-                raise
-            xml = await self._link.full_config(name)
-            xml = placed_xml(xml, "", cpus or partitions.cpus(level))
-            await self._link.define(name, xml)
-            await self._link.start(name)
-            self._give_up(name, str(problem))
+            await self.start_outside(name, level, problem, cpus)
+
+    async def start_outside(
+        self, name: str, level: Level, problem: LinkError, cpus: Cpus = ()
+    ) -> None:
+        """Start the VM called *name* without its partition, as *problem* came of starting it in it.
+
+        Only as long as no VM was seen in a partition: libvirt may not find what we made, and that
+        it says so is its only sign. Raises HypervisorError.
+        """
+        partitions = self._partitions
+        untried = partitions is not None and self.partition(level) and not self._seen_at_work
+        if partitions is None or not untried or problem.why is not Why.OTHER:
+            raise problem
+        xml = await self._link.full_config(name)
+        xml = placed_xml(xml, "", cpus or partitions.cpus(level))
+        await self._link.define(name, xml)
+        await self._link.start(name)
+        self._give_up(name, str(problem))
 
     async def after_start(self, known: Known, cpus: Cpus = ()) -> None:
         """See that the VM is where its level is; raises HypervisorError.
@@ -215,9 +228,3 @@ class LevelPlaces:
     def _give_up(self, name: str, why: str) -> None:
         _log.warning("VM %s is not in its partition: %s; VMs are pinned one by one", name, why)
         self._partitions = None
-
-
-def _inside(known: Known, partition: str, holds_any: bool) -> bool:
-    """Whether *partition*, in which there is anybody or not, holds the VM, or will when it
-    starts."""
-    return known.live.partition == partition and (holds_any or not known.active)

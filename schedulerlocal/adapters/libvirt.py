@@ -4,8 +4,7 @@ libvirt's own event loop runs in a thread: it is safe against calls from other t
 libvirtaio is not (every call adds and removes watchers, from whichever thread makes it), and it
 answers libvirtd's keep-alive however busy asyncio's loop is. Events come from there onto asyncio's
 loop. Calls block, so each is made in a thread; several connections let pins go side by side.
-What is asked of libvirt is in
-:mod:`schedulerlocal.adapters.libvirtlink`.
+What is asked of libvirt is in :mod:`schedulerlocal.adapters.libvirtlink`.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
@@ -23,13 +22,8 @@ from typing import Any, TypeVar
 
 import libvirt
 
-from schedulerlocal.adapters.callthreads import CallThreads
-from schedulerlocal.adapters.hypervisorlink import (
-    Ears,
-    Heard,
-    LinkError,
-    Why,
-)
+from schedulerlocal.adapters.callthreads import Batch, CallThreads
+from schedulerlocal.adapters.hypervisorlink import Ears, Heard, LinkError, Why
 
 T = TypeVar("T")
 
@@ -51,7 +45,7 @@ def constant(name: str) -> int:
     return int(getattr(libvirt, name, 0))
 
 
-_EVENTS = """
+EVENTS = """
     LIFECYCLE REBOOT METADATA_CHANGE TUNABLE BALLOON_CHANGE DEVICE_ADDED DEVICE_REMOVED
     DEVICE_REMOVAL_FAILED PMSUSPEND PMWAKEUP PMSUSPEND_DISK JOB_COMPLETED
 """.split()
@@ -78,12 +72,23 @@ class Lane:
     busy: int = 0
     """Calls under way on it."""
 
+    def less_busy(self, _: object) -> None:
+        self.busy -= 1
+
 
 class Connections:
     """See the module. ``calls`` counts the calls made, by what they do."""
 
-    def __init__(self, uri: str, *, rng: Random, connections: int = _CONNECTIONS) -> None:
+    def __init__(
+        self,
+        uri: str,
+        *,
+        rng: Random,
+        connections: int = _CONNECTIONS,
+        opener: Callable[[str], Any] | None = None,
+    ) -> None:
         self.uri = uri
+        self._opener = opener or libvirt.open
         self.calls: Counter[str] = Counter()
         self._rng = rng
         self.is_test_driver = uri.startswith("test:")
@@ -92,7 +97,7 @@ class Connections:
         self._threads = CallThreads("libvirt", _THREADS)
         self._lanes: list[Lane] = []
         self._ears = Ears()
-        self._under_way: dict[str, asyncio.Future[Any]] = {}
+        self._under_way: dict[str, asyncio.Future[Any] | Batch[Lane]] = {}
         self._away_since = ""
         self._returning: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -109,7 +114,7 @@ class Connections:
             libvirt.virEventRegisterDefaultImpl()
             threading.Thread(target=_run_events, name="libvirt-events", daemon=True).start()
         try:
-            self._lanes = await self._in_thread(self._connect)
+            self._lanes = await self._threads.submit(self._connect)
         except LibvirtError as problem:
             raise LinkError(
                 f"libvirtd at {self.uri} cannot be reached ({words_of(problem)}); start it"
@@ -123,20 +128,20 @@ class Connections:
         lanes, self._lanes = self._lanes, []
         self._away_since = time.strftime("%H:%M:%S")
         self._ears = Ears()
-        await asyncio.wait([self._in_thread(lambda: _close(lanes))], timeout=_CLOSE_S)
+        await asyncio.wait([self._threads.submit(lambda: _close(lanes))], timeout=_CLOSE_S)
 
     def _connect(self) -> list[Lane]:
         lanes: list[Lane] = []
         try:
             for _ in range(self._connections):
-                connection = libvirt.open(self.uri)
+                connection = self._opener(self.uri)
                 lanes.append(Lane(connection))
                 try:
                     connection.setKeepAlive(_KEEP_ALIVE_S, _KEEP_ALIVE_MISSED)
                     connection.registerCloseCallback(self._closed, None)
                 except LibvirtError:  # only a libvirtd can go away, not the test driver
                     _log.debug("%s has no keep-alive", self.uri)
-            for event in _EVENTS:
+            for event in EVENTS:
                 number = getattr(libvirt, f"VIR_DOMAIN_EVENT_ID_{event}", None)
                 if number is None:
                     continue
@@ -159,7 +164,7 @@ class Connections:
         lanes, self._lanes = self._lanes, []
         self._away_since = time.strftime("%H:%M:%S")
         _log.error("%s", self._away())
-        self._in_thread(lambda: _close(lanes))
+        self._threads.submit(lambda: _close(lanes))
         self._returning = asyncio.get_running_loop().create_task(self._return(), name="reconnect")
         self._ears.doubt()
 
@@ -169,7 +174,7 @@ class Connections:
         while True:
             await asyncio.sleep(wait_s * (0.5 + self._rng.random()))
             wait_s = min(_LAST_RETRY_S, wait_s * 2)
-            connecting = self._in_thread(self._connect)
+            connecting = self._threads.submit(self._connect)
             try:
                 lanes = await asyncio.shield(connecting)
             except LibvirtError:
@@ -178,7 +183,7 @@ class Connections:
                 connecting.add_done_callback(_close_unused)
                 raise
             if not all(lane.connection.isAlive() for lane in lanes):
-                self._in_thread(partial(_close, lanes))
+                self._threads.submit(partial(_close, lanes))
                 continue
             self._lanes = lanes
             _log.info("libvirtd at %s is back", self.uri)
@@ -219,7 +224,14 @@ class Connections:
     async def quiet(self, name: str) -> None:
         """Wait until no call about the VM called *name* is under way, given up or not."""
         while (earlier := self._under_way.get(name)) is not None:
-            await asyncio.wait([earlier])
+            if isinstance(earlier, Batch):
+                await earlier.ended(name)
+                self._done(name, earlier)
+            else:
+                await asyncio.wait([earlier])
+
+    def is_quiet(self, name: str) -> bool:
+        return name not in self._under_way
 
     async def call(
         self,
@@ -236,9 +248,7 @@ class Connections:
             raise LinkError(self._away(), Why.AWAY)
         lane = self._lane(turn)
         self.calls[kind] += 1
-        lane.busy += 1
-        future = self._in_thread(partial(call, lane))
-        future.add_done_callback(lambda _: _less_busy(lane))
+        future = self._on_lane(lane, call)
         if name:
             self._under_way[name] = future
             future.add_done_callback(lambda done: self._done(name, done))
@@ -246,11 +256,73 @@ class Connections:
             # given up, it goes on all the same, and calls about this VM wait for it
             return await asyncio.shield(future)
         except LibvirtError as problem:
-            why = why_of(problem)
-            if why is Why.OTHER and not lane.connection.isAlive():
-                self._lost(lane.connection)
-                why = Why.AWAY
-            raise LinkError(f"{failed}: libvirt says {words_of(problem)!r}", why) from problem
+            raise self.failure(failed, lane, problem) from problem
+
+    async def call_each(
+        self,
+        kind: str,
+        failed: str,
+        calls: Mapping[str, Callable[[Lane], object]],
+        done: Callable[[str], None],
+    ) -> None:
+        """Make *calls*, each about the VM it is under, over several connections at once.
+
+        *failed* has ``{}`` for that VM. *done* is told of each that was made, also if one fails,
+        which is the end of it, or it is given up; what has not begun by then is not done.
+        """
+        late = [name for name in calls if name in self._under_way]
+
+        async def call_late(name: str) -> None:
+            await self.call(kind, failed.format(repr(name)), calls[name], name, 0)
+            done(name)
+
+        batch = {name: call for name, call in calls.items() if name not in late}
+        every = (self._call_batch(kind, failed, batch, done), *map(call_late, late))
+        outcomes = await asyncio.gather(*every, return_exceptions=True)
+        for outcome in filter(None, outcomes):
+            raise outcome
+
+    async def _call_batch(
+        self,
+        kind: str,
+        failed: str,
+        calls: Mapping[str, Callable[[Lane], object]],
+        done: Callable[[str], None],
+    ) -> None:
+        if not self._lanes:
+            raise LinkError(self._away(), Why.AWAY)
+        batch = Batch(calls)
+        self.calls[kind] += len(calls)
+        self._under_way.update(dict.fromkeys(calls, batch))
+        lanes = self._changing()
+        idle = [lane for lane in lanes if not lane.busy] or lanes
+        working = [self._on_lane(lane, batch.work) for lane in idle[: len(calls)]]
+        try:
+            if working:
+                await asyncio.wait(working)
+        finally:
+            batch.stop()
+            for name in batch.take_done():
+                done(name)
+            for name in calls:
+                if name not in batch.left:
+                    self._done(name, batch)
+        if batch.failure is not None:
+            name, lane, problem = batch.failure
+            if not isinstance(problem, LibvirtError):
+                raise problem
+            raise self.failure(failed.format(repr(name)), lane, problem) from problem
+
+    def failure(self, failed: str, lane: Lane, problem: Any) -> LinkError:
+        why = why_of(problem)
+        if why is Why.OTHER and not lane.connection.isAlive():
+            self._lost(lane.connection)
+            why = Why.AWAY
+        return LinkError(f"{failed}: libvirt says {words_of(problem)!r}", why)
+
+    def _changing(self) -> list[Lane]:
+        """The connections for calls that change something."""
+        return self._lanes[1:-1] if len(self._lanes) >= _LEAST_APART else self._lanes[:1]
 
     def _lane(self, turn: int | None) -> Lane:
         """The connection for a call; None is for one that only looks.
@@ -263,23 +335,19 @@ class Connections:
             return self._lanes[0]
         if turn < 0:
             return self._lanes[-1]
-        lanes = self._lanes[1:-1]
+        lanes = self._changing()
         first = turn % len(lanes)
         return min(lanes[first:] + lanes[:first], key=lambda lane: lane.busy)
 
-    def _done(self, name: str, future: asyncio.Future[Any]) -> None:
-        if self._under_way.get(name) is future:
+    def _done(self, name: str, call: asyncio.Future[Any] | Batch[Lane]) -> None:
+        if self._under_way.get(name) is call:
             del self._under_way[name]
 
-    def _in_thread(self, call: Callable[[], T]) -> asyncio.Future[T]:
-        future = asyncio.wrap_future(self._threads.submit(call))
-        # one nobody waits for any more may fail
-        future.add_done_callback(lambda done: done.cancelled() or done.exception())
+    def _on_lane(self, lane: Lane, call: Callable[[Lane], T]) -> asyncio.Future[T]:
+        lane.busy += 1
+        future = self._threads.submit(partial(call, lane))
+        future.add_done_callback(lane.less_busy)
         return future
-
-
-def _less_busy(lane: Lane) -> None:
-    lane.busy -= 1
 
 
 def _run_events() -> None:
@@ -312,7 +380,10 @@ def why_of(problem: Any) -> Why:
 
 def words_of(problem: Any) -> str:
     """What libvirt says, without what it prints of XML or an emulator's output below."""
-    return str(problem.get_error_message() or problem).strip().partition("\n")[0][:300]
+    first, _, rest = str(problem.get_error_message() or problem).strip().partition("\n")
+    if problem.get_error_code() == constant("VIR_ERR_XML_INVALID_SCHEMA") and rest:
+        first = rest.replace("\n", "; ")  # the first line names the schema and not the fault
+    return first[:300]
 
 
 def _close(lanes: Iterable[Lane]) -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from xml.etree import ElementTree as ET
 
-from schedulercommon.model import VmState
 from schedulerlocal.adapters.domainmetadata import METADATA_KEY, METADATA_URI
-from schedulerlocal.adapters.hypervisorlink import DomainText, Ears, PinWish, Stats, Why
+from schedulerlocal.adapters.hypervisorlink import DomainText, Ears, LinkError, PinWish, Stats, Why
 from schedulerlocal.adapters.libvirt import (
     Connections,
     Lane,
@@ -20,6 +19,7 @@ from schedulerlocal.adapters.libvirt import (
     on_domain,
     why_of,
 )
+from schedulerlocal.adapters.libvirttexts import texts_of
 from schedulerlocal.core.topology import Cpus
 
 T = TypeVar("T")
@@ -30,29 +30,6 @@ _UNDEFINE = [
     constant(f"VIR_DOMAIN_UNDEFINE_{each}")
     for each in ("MANAGED_SAVE", "SNAPSHOTS_METADATA", "NVRAM", "CHECKPOINTS_METADATA", "TPM")
 ]
-_STATES = {
-    "NOSTATE": VmState.ERROR,
-    "RUNNING": VmState.RUNNING,
-    "BLOCKED": VmState.RUNNING,
-    "PAUSED": VmState.SUSPENDED,
-    "SHUTDOWN": VmState.RUNNING,  # it is being shut down
-    "SHUTOFF": VmState.DOWN,
-    "CRASHED": VmState.ERROR,
-    "PMSUSPENDED": VmState.SUSPENDED,
-}
-_STATE_OF_CODE = {constant(f"VIR_DOMAIN_{name}"): state for name, state in _STATES.items()}
-_PAUSED = {
-    "MIGRATION": VmState.MIGRATING,
-    "POSTCOPY": VmState.MIGRATING,
-    "STARTING_UP": VmState.RUNNING,
-    "CRASHED": VmState.ERROR,
-    "POSTCOPY_FAILED": VmState.ERROR,
-}
-_PAUSED_OF_CODE = {
-    constant(f"VIR_DOMAIN_PAUSED_{name}"): state
-    for name, state in _PAUSED.items()
-    if constant(f"VIR_DOMAIN_PAUSED_{name}")
-}
 
 
 class LibvirtLink:
@@ -95,7 +72,7 @@ class LibvirtLink:
 
     async def read_all(self) -> list[DomainText]:
         def call(lane: Lane) -> list[DomainText]:
-            return _told(lane.connection.listAllDomains())
+            return texts_of(lane.connection.listAllDomains())
 
         return await self._connections.call("read-all", "the VMs could not be listed", call)
 
@@ -104,7 +81,7 @@ class LibvirtLink:
             found = []
             for name in names:
                 try:
-                    found += on_domain(name, lambda domain: _told([domain]), lane)
+                    found += on_domain(name, lambda domain: texts_of([domain]), lane)
                 except LibvirtError as problem:
                     if why_of(problem) is not Why.GONE:
                         raise
@@ -120,11 +97,42 @@ class LibvirtLink:
         flags = constant("VIR_DOMAIN_XML_INACTIVE") | constant("VIR_DOMAIN_XML_SECURE")
         return str(await self._domain_call(name, "looked at", lambda vm: vm.XMLDesc(flags)))
 
+    async def make(self, name: str, xml: str) -> DomainText | LinkError:
+        def call(lane: Lane) -> tuple[Lane, list[DomainText] | Exception]:
+            domain = lane.handles[name] = lane.connection.defineXML(xml)
+            try:
+                domain.create()
+                return lane, texts_of([domain])
+            except LibvirtError as problem:
+                return lane, cast("Exception", problem)
+
+        sentence = f"VM {name!r} could not be defined"
+        lane, made = await self._connections.call("make", sentence, call, name, 0)
+        if isinstance(made, Exception):
+            return self._connections.failure(f"VM {name!r} could not be started", lane, made)
+        if not made:
+            return LinkError(f"VM {name!r} is gone as soon as it was made; try again", Why.GONE)
+        return made[0]
+
     async def define(self, name: str, xml: str) -> None:
         def call(lane: Lane) -> None:
             lane.handles[name] = lane.connection.defineXML(xml)
 
         await self._connections.call("define", f"VM {name!r} could not be defined", call, name, 0)
+
+    async def try_define(self, name: str, xml: str) -> None:
+        flags = constant("VIR_DOMAIN_DEFINE_VALIDATE")
+
+        def call(lane: Lane) -> None:
+            try:
+                _define_for_now(lane, xml, flags)
+            except LibvirtError as problem:
+                if problem.get_error_code() == constant("VIR_ERR_XML_INVALID_SCHEMA"):
+                    # which says little; without the schema it may say what is wrong
+                    _define_for_now(lane, xml, 0)
+                raise
+
+        await self._connections.call("try", "it could not be defined", call, name, 0)
 
     async def start_transient(self, name: str, xml: str) -> None:
         def call(lane: Lane) -> None:
@@ -133,15 +141,7 @@ class LibvirtLink:
         await self._connections.call("start", f"VM {name!r} could not be started", call, name, 0)
 
     async def undefine(self, name: str) -> None:
-        def undefine(vm: Any) -> None:
-            try:
-                vm.undefineFlags(sum(_UNDEFINE))
-            except LibvirtError as problem:
-                if problem.get_error_code() != constant("VIR_ERR_INVALID_ARG"):
-                    raise
-                vm.undefineFlags(sum(_UNDEFINE[:2]))  # what every driver and version knows
-
-        await self._domain_call(name, "undefined", undefine)
+        await self._domain_call(name, "undefined", _undefine)
 
     async def start(self, name: str) -> None:
         await self._domain_call(name, "started", lambda vm: vm.create())
@@ -149,6 +149,24 @@ class LibvirtLink:
     async def destroy(self, name: str) -> None:
         # where an emulator hangs, so does every call but this one, which is the way out
         await self._domain_call(name, "stopped", lambda vm: vm.destroy(), at_once=True)
+
+    async def remove(self, name: str, *, active: bool) -> None:
+        if self._connections.is_quiet(name):
+
+            def remove(vm: Any) -> None:
+                if active:
+                    try:
+                        vm.destroy()
+                    except LibvirtError as problem:
+                        if why_of(problem) is not Why.WRONG_STATE:
+                            raise
+                _undefine(vm)
+
+            await _unless(self._domain_call(name, "removed", remove), Why.GONE)
+            return
+        if active:
+            await _unless(self.destroy(name), Why.GONE, Why.WRONG_STATE)
+        await _unless(self.undefine(name), Why.GONE)
 
     async def press_power_button(self, name: str) -> None:
         flags = constant("VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN")
@@ -170,6 +188,23 @@ class LibvirtLink:
     async def is_active(self, name: str) -> bool:
         return bool(await self._domain_call(name, "looked at", lambda vm: vm.isActive()))
 
+    async def autostarting(self) -> frozenset[str]:
+        flags = constant("VIR_CONNECT_LIST_DOMAINS_AUTOSTART")
+
+        def call(lane: Lane) -> frozenset[str]:
+            return frozenset([domain.name() for domain in lane.connection.listAllDomains(flags)])
+
+        return await self._connections.call("autostarting", "the VMs could not be listed", call)
+
+    async def set_autostart(self, name: str, on: bool) -> bool:
+        def act(vm: Any) -> bool:
+            before = bool(vm.autostart())
+            if before is not on:
+                vm.setAutostart(int(on))
+            return before
+
+        return await self._domain_call(name, "kept from starting by itself", act)
+
     async def note(self, name: str, text: str | None, *, live: bool, config: bool) -> None:
         kind, flags = constant("VIR_DOMAIN_METADATA_ELEMENT"), _affect(live=live, config=config)
 
@@ -178,26 +213,30 @@ class LibvirtLink:
 
         await self._domain_call(name, "given its metadata", note)
 
-    async def pin(self, name: str, wishes: Sequence[PinWish], turn: int) -> None:
+    async def pin(
+        self, wishes: Mapping[str, Sequence[PinWish]], pinned: Callable[[str], None]
+    ) -> None:
+        calls: dict[str, Callable[[Lane], None]] = {}
+        pins: dict[int, _Pins] = {}
+        count = 0
+        for name, each in wishes.items():
+            if id(each) not in pins:
+                pins[id(each)] = self._pins(each)
+            calls[name] = partial(on_domain, name, pins[id(each)].pin)
+            count += len(pins[id(each)].pins)
+        self._connections.calls["pin-one"] += count
+        await self._connections.call_each("pinned", "VM {} could not be pinned", calls, pinned)
+
+    def _pins(self, wishes: Sequence[PinWish]) -> _Pins:
         if self._connections.is_test_driver:
             # it pins vCPUs only, and is not to be told of which XML
-            wishes = [
-                replace(wish, live=False, config=False)
-                for wish in wishes
-                if wish.live and wish.vcpu is not None
-            ]
-
-        def pin(vm: Any) -> None:
-            for wish in wishes:
-                bits = _bits(wish.cpus)
-                flags = _affect(live=wish.live, config=wish.config)
-                if wish.vcpu is None:
-                    vm.pinEmulator(bits, flags)
-                else:
-                    vm.pinVcpuFlags(wish.vcpu, bits, flags)
-
-        self._connections.calls["pin-one"] += len(wishes)
-        await self._domain_call(name, "pinned", pin, turn)
+            vcpus = [wish for wish in wishes if wish.live and wish.vcpu is not None]
+            return _Pins([(wish.vcpu, _bits(wish.cpus), 0) for wish in vcpus])
+        pins = [
+            (wish.vcpu, _bits(wish.cpus), _affect(live=wish.live, config=wish.config))
+            for wish in wishes
+        ]
+        return _Pins(pins)
 
     async def plug_vcpus(self, name: str, vcpus: int) -> None:
         await self._domain_call(
@@ -253,35 +292,45 @@ class LibvirtLink:
         return await self._connections.call(done, sentence, call, queue, turn)
 
 
-def _told(domains: Iterable[Any]) -> list[DomainText]:
-    told = []
-    inactive = constant("VIR_DOMAIN_XML_INACTIVE")
-    for domain in domains:
-        try:
-            active = bool(domain.isActive())
-            config = domain.XMLDesc(inactive)
-            live = domain.XMLDesc(0) if active else config
-            state, reason = domain.state()
-        except LibvirtError as problem:
-            if why_of(problem) is not Why.GONE:
-                raise
-            continue  # it went as we looked
-        told.append(
-            DomainText(
-                name=domain.name(),
-                state=_vm_state(state, reason),
-                active=active,
-                live=live,
-                config=config,
-            )
-        )
-    return told
+def _define_for_now(lane: Lane, xml: str, flags: int) -> None:
+    domain = lane.connection.defineXMLFlags(xml, flags)
+    try:
+        _undefine(domain)
+    except LibvirtError as problem:
+        if why_of(problem) is not Why.GONE:  # another scheduler tried the same
+            raise
 
 
-def _vm_state(state: int, reason: int) -> VmState:
-    if state == constant("VIR_DOMAIN_PAUSED"):
-        return _PAUSED_OF_CODE.get(reason, VmState.SUSPENDED)
-    return _STATE_OF_CODE.get(state, VmState.ERROR)
+def _undefine(domain: Any) -> None:
+    try:
+        domain.undefineFlags(sum(_UNDEFINE))
+    except LibvirtError as problem:
+        if problem.get_error_code() != constant("VIR_ERR_INVALID_ARG"):
+            raise
+        domain.undefineFlags(sum(_UNDEFINE[:2]))  # what every driver and version knows
+
+
+async def _unless(call: Awaitable[None], *whys: Why) -> None:
+    """*call*, which may fail for one of *whys*."""
+    try:
+        await call
+    except LinkError as problem:
+        if problem.why not in whys:
+            raise
+
+
+@dataclass(frozen=True, slots=True)
+class _Pins:
+    """What is to be pinned of a VM, or of many alike."""
+
+    pins: Sequence[tuple[int | None, tuple[bool, ...], int]]
+
+    def pin(self, vm: Any) -> None:
+        for vcpu, bits, flags in self.pins:
+            if vcpu is None:
+                vm.pinEmulator(bits, flags)
+            else:
+                vm.pinVcpuFlags(vcpu, bits, flags)
 
 
 @lru_cache(maxsize=64)

@@ -7,6 +7,7 @@ describes a level is composed once per change of the host.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -19,9 +20,10 @@ from schedulercommon.model import VmSpec
 from schedulerlocal.adapters.tracecsv import HEADER
 from schedulerlocal.core.cpulist import format_cpulist
 from schedulerlocal.core.state import HostState, Subset, Vm
-from schedulerlocal.readings import Readings
+from schedulerlocal.readings import LevelReading, Readings
 from schedulerlocal.replay import Presence, Refusal, Replay, Tick, VmRow
 
+_PLACES = 4
 REFUSAL_COLUMNS = (
     "tmp",
     "vm_uuid",
@@ -243,7 +245,8 @@ def _live_rows(state: HostState, readings: Readings) -> list[bytes]:
         of_level = readings.levels.get(level)
         names = _compact([_one_line(vm.name) for vm in subset.vms])
         used = _number(of_level.cpus if of_level else None)
-        cpu_rows.append(b"\tsubset\tcpu\t" + used + _level_tail(state, level, subset, names))
+        felt = _felt(of_level, subset, readings)
+        cpu_rows.append(b"\tsubset\tcpu\t" + used + _level_tail(state, level, subset, names, felt))
         for vm in subset.vms:
             identity, name = _identity(vm), _one_line(vm.name)
             used, resident = _vm_values(vm, readings)
@@ -262,6 +265,32 @@ def _vm_values(vm: Vm, readings: Readings) -> tuple[bytes, bytes]:
     used_mib = reading.memory_mib
     share = None if used_mib is None else used_mib / vm.spec.memory_mib
     return _number(reading.cpus), _number(share)
+
+
+def _felt(of_level: LevelReading | None, subset: Subset, readings: Readings) -> dict[str, object]:
+    """How busy a level is and how long its VMs wait, as far as it could be told.
+
+    It stands in the level's row, waiting of VMs too: their own rows repeat but for their values,
+    which is what makes reading them fast.
+    """
+    if of_level is None:
+        return {}
+    told = (
+        ("busy", of_level.busy),
+        ("waiting", of_level.waiting),
+        ("waiting_p95", of_level.waiting_p95),
+    )
+    felt: dict[str, object] = {name: _rounded(share) for name, share in told if share is not None}
+    waits = {
+        _one_line(vm.name): _rounded(reading.waiting)
+        for vm in subset.vms
+        if (reading := readings.vms.get(vm.name)) and reading.waiting is not None
+    }
+    return {**felt, "vm_waiting": waits} if waits else felt
+
+
+def _rounded(share: float) -> float:
+    return round(share, _PLACES)
 
 
 def _number(value: float | None, digits: int = 3) -> bytes:
@@ -314,11 +343,18 @@ def _row(
     return b"\t".join((time, record, resource, value)) + tail
 
 
-def _level_tail(state: HostState, level: Level, subset: Subset, names: str) -> bytes:
+def _level_tail(
+    state: HostState,
+    level: Level,
+    subset: Subset,
+    names: str,
+    felt: Mapping[str, object] | None = None,
+) -> bytes:
     unused = len(subset.cpus) - subset.size(level)
     owned = set(subset.cpus)
     lent = format_cpulist([cpu for cpu in state.reach[level] if cpu not in owned])
-    about = f'{{"cpus":"{format_cpulist(subset.cpus)}","lent":"{lent}","vms":{names}}}'
+    more = f",{_compact(felt)[1:-1]}" if felt else ""
+    about = f'{{"cpus":"{format_cpulist(subset.cpus)}","lent":"{lent}","vms":{names}{more}}}'
     label = format_level(level)
     return (
         f"\t{len(subset.cpus)}\tsubset-{label}\tNone\tNone\t{label}\t{unused}\t{about}\n"

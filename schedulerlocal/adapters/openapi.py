@@ -10,6 +10,7 @@ from schedulerweb.answers import json_bytes
 from schedulerweb.openapi import Operation, Parameter, document
 from schedulerweb.openapiparts import (
     ASKED_NAME,
+    CONSOLE,
     IMAGE,
     LAST_EVENT,
     NUMBER,
@@ -208,6 +209,7 @@ def _typed() -> list[Operation]:
             parameters=(VM_NAME,),
             codes=(*_OF_A_VM, "no-capacity"),
         ),
+        CONSOLE,
         Operation(
             method="delete",
             path="/v1/requests/{request_id}",

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
+from schedulercommon.errors import ConfigError
 from schedulercommon.model import NAME
 
 FileId = tuple[int, int]
@@ -58,7 +59,7 @@ def owner_of(path: str) -> Owner | None:
     return Owner(found["vm"], found["host"]) if found else None
 
 
-def partial(path: str) -> str:
+def partial_path(path: str) -> str:
     """What an overlay is called until it is whole."""
     return path + _PARTIAL
 
@@ -71,12 +72,17 @@ class OverlayNotes:
 
     def write(self, path: str) -> None:
         """Note that the overlay at *path* is to go unless a VM has it."""
-        self.directory.mkdir(parents=True, exist_ok=True)
+        note = self._note(path)
         with suppress(FileExistsError):
-            os.symlink(path, self._note(path))
+            try:
+                os.symlink(path, note)
+            except FileNotFoundError:
+                self.directory.mkdir(parents=True, exist_ok=True)
+                os.symlink(path, note)
 
     def erase(self, path: str) -> None:
-        self._note(path).unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(self._note(path))
 
     def paths(self) -> list[str]:
         """The overlays that are noted."""
@@ -85,18 +91,20 @@ class OverlayNotes:
             return [os.readlink(note) for note in notes if note.is_symlink()]
         return []
 
-    def _note(self, path: str) -> Path:
-        return self.directory / os.path.basename(path)
+    def _note(self, path: str) -> str:
+        return os.path.join(self.directory, os.path.basename(path))
 
 
 def begin_overlay(path: str) -> None:
     """Make the file the overlay at *path* will be written to, for nobody else to read."""
-    os.close(os.open(partial(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    os.close(
+        os.open(partial_path(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    )
 
 
 def finish_overlay(path: str) -> FileId:
     """Call the overlay by its name, for good: a VM that was answered for keeps its disk."""
-    os.rename(partial(path), path)
+    os.rename(partial_path(path), path)
     folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(folder)
@@ -118,10 +126,11 @@ def file_at(path: str) -> FileId | None:
 def delete_overlay(path: str, notes: OverlayNotes) -> bool:
     """Delete what there is of the overlay at *path*, then the note; whether there was any."""
     there = False
-    for file in (partial(path), path):
-        with suppress(FileNotFoundError):
-            os.unlink(file)
-            there = True
+    for file in (partial_path(path), path):
+        if file_at(file) is not None:  # where nothing can be written, deleting nothing fails too
+            with suppress(FileNotFoundError):
+                os.unlink(file)
+                there = True
     notes.erase(path)
     return there
 
@@ -129,15 +138,24 @@ def delete_overlay(path: str, notes: OverlayNotes) -> bool:
 def unused_overlays(
     folder: Path, host: str, used: Collection[FileId], in_use: Collection[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """This host's and other hosts' overlays in *folder* that are neither *used* nor *in_use*."""
+    """This host's and other hosts' overlays in *folder* that are neither *used* nor *in_use*.
+
+    Raises ConfigError if *folder* cannot be listed.
+    """
     ours: list[str] = []
     others: list[str] = []
-    with suppress(FileNotFoundError), os.scandir(folder) as entries:
-        for entry in entries:
-            owner = owner_of(entry.name)
-            if owner is None or entry.path.removesuffix(_PARTIAL) in in_use:
-                continue
-            file = file_at(entry.path)  # none if another host deletes its own meanwhile
-            if file is not None and file not in used:
-                (ours if owner.host == host else others).append(entry.path)
+    try:
+        with suppress(FileNotFoundError), os.scandir(folder) as entries:
+            for entry in entries:
+                owner = owner_of(entry.name)
+                if owner is None or entry.path.removesuffix(_PARTIAL) in in_use:
+                    continue
+                file = file_at(entry.path)  # none if another host deletes its own meanwhile
+                if file is not None and file not in used:
+                    (ours if owner.host == host else others).append(entry.path)
+    except OSError as problem:
+        raise ConfigError(
+            f"SCL_DISK_DIR: {folder}, where the disks of VMs belong, cannot be listed"
+            f" ({problem.strerror}); make it a folder that this user may write to"
+        ) from problem
     return tuple(sorted(ours)), tuple(sorted(others))

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from errno import EIO
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,6 +38,8 @@ _NAME = re.compile(r"/machine/vmstack_l([0-9]+(?:x|by)[0-9]+)", re.ASCII)
 # A child may only have what its parent passes on, and libvirt refuses to start a VM with shares
 # where the cpu controller is not there.
 _PASSED_ON = ("cpuset", "cpu", "memory", "io")
+_GRANTED = "cpuset.cpus.effective"
+_MOST_BYTES = 1 << 16
 _SLICE_LOOKS, _LOOK_S = 100, 0.02
 _SYSTEMCTL_S = 10.0
 
@@ -159,25 +161,45 @@ def _pass_on(folder: Path, hands: Hands) -> None:
                 raise
 
 
+def _read(path: str) -> str:
+    """Of a file of the kernel's, which says all in one read; raises OSError."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(file, _MOST_BYTES).decode().strip()
+    finally:
+        os.close(file)
+
+
+@lru_cache(maxsize=256)
+def _parsed(cpus: str) -> Cpus:
+    return parse_cpulist(cpus)
+
+
+@lru_cache(maxsize=256)
+def _formatted(cpus: Cpus) -> str:
+    return format_cpulist(cpus)
+
+
 class Partitions:
     """The partitions of a host. A call that was given up is carried out all the same, before those
     that come after it."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
+        self._folders: dict[Level, Path] = {}
         self._thread = CallThreads("partitions", 1)
 
     def cpus(self, level: Level) -> Cpus:
         """What the kernel lets the VMs in the partition of *level* run on; empty without one."""
         try:
-            return parse_cpulist((self._folder(level) / "cpuset.cpus.effective").read_text())
+            return _parsed(_read(f"{self._folder(level)}/{_GRANTED}"))
         except (OSError, ValueError):
             return ()
 
     def holds_any(self, level: Level) -> bool:
         """Whether a process is in the partition of *level*."""
         try:
-            return "populated 1" in (self._folder(level) / "cgroup.events").read_text()
+            return "populated 1" in _read(f"{self._folder(level)}/cgroup.events")
         except OSError:
             return False
 
@@ -186,6 +208,8 @@ class Partitions:
 
         Returns what :meth:`put_back` wants. Raises HypervisorError with all as it was.
         """
+        if self._thread.idle and self._is_given(level, cpus):
+            return _formatted(cpus)
         return await self._in_thread(partial(self._give, level, cpus))
 
     async def put_back(self, level: Level, before: str | None) -> None:
@@ -201,10 +225,10 @@ class Partitions:
             await self._in_thread(partial(self._remove, level))
 
     def _give(self, level: Level, cpus: Cpus) -> str | None:
-        folder, wanted = self._folder(level), format_cpulist(cpus)
+        folder, wanted = self._folder(level), _formatted(cpus)
+        if self._is_given(level, cpus):
+            return wanted
         before = self._asked(level)
-        if before is not None and before == wanted and self.cpus(level) == cpus:
-            return before
         try:
             if before is None:
                 self._make(folder)
@@ -239,10 +263,13 @@ class Partitions:
                 problem,
             )
 
+    def _is_given(self, level: Level, cpus: Cpus) -> bool:
+        return self._asked(level) == _formatted(cpus) and self.cpus(level) == cpus
+
     def _asked(self, level: Level) -> str | None:
         """What was written last, as the kernel puts it; None if there is no partition."""
         try:
-            return (self._folder(level) / "cpuset.cpus").read_text().strip()
+            return _read(f"{self._folder(level)}/cpuset.cpus")
         except OSError:
             return None
 
@@ -278,10 +305,9 @@ class Partitions:
                 _log.info("%s stays: %s", self._folder(level), problem.strerror)
 
     def _folder(self, level: Level) -> Path:
-        return self._tree.folder(level)
+        if level not in self._folders:
+            self._folders[level] = self._tree.folder(level)
+        return self._folders[level]
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
-        future = asyncio.wrap_future(self._thread.submit(call))
-        # one nobody waits for any more may fail
-        future.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return await asyncio.shield(future)
+        return await asyncio.shield(self._thread.submit(call))

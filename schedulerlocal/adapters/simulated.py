@@ -140,6 +140,12 @@ class SimulatedHypervisor:
             self._inventory.take_back(undo)
             raise
 
+    async def forbid_autostart(self, name: str) -> None:
+        """Nothing here starts by itself."""
+
+    async def console(self, name: str, most_bytes: int) -> bytes:
+        return f"VM {name} is simulated: there is no guest to say anything\n".encode()[-most_bytes:]
+
     async def usage(self) -> HostUsage:
         self._inventory.refresh()
         now_s = self._now_s()

@@ -10,14 +10,15 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from schedulercommon.errors import HypervisorError, RefusedError, StoreUnavailable, WrongState
 from schedulercommon.model import VmSpec
+from schedulerlocal.adapters.callthreads import CallThreads
 from schedulerlocal.adapters.imagechain import Image, ImageReader
 from schedulerlocal.adapters.imageuse import ImageUses, Use
 from schedulerlocal.adapters.overlays import (
@@ -30,10 +31,10 @@ from schedulerlocal.adapters.overlays import (
     finish_overlay,
     overlay_name,
     owner_of,
-    partial,
+    partial_path,
     unused_overlays,
 )
-from schedulerlocal.adapters.qemuimg import create_overlay
+from schedulerlocal.adapters.qemuimg import Run, create_overlay
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -123,10 +124,12 @@ class Storage:
         self._in_making: set[str] = set()
         self._starting: set[str] = set()
         self._turns = asyncio.Semaphore(_MAKING_AT_ONCE)
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="storage")
+        self._threads = CallThreads("storage", _THREADS)
+        self._makers = CallThreads("disks", _MAKING_AT_ONCE)
 
     def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
+        self._makers.close()
 
     # --- making a VM ------------------------------------------------------------------------------
 
@@ -175,7 +178,7 @@ class Storage:
         self._found[name] = (DiskFile(path=disk.path),)
         if disk.base is not None:
             self._in_making.discard(disk.path)
-            await self._erase_note(disk.path)
+            self._erase_note(disk.path)
 
     async def discard(self, spec: VmSpec) -> None:
         """Undo :meth:`prepare`, if it was done and no VM came of it."""
@@ -202,19 +205,19 @@ class Storage:
             if name not in there:
                 self._forget(name)
 
+    async def check_start(self, name: str, disk: Disk) -> None:
+        """Raise WrongState if *disk*, or what it builds on, may not be used as it is by now."""
+        if unfit := await self._in_thread(self._unfit, disk):
+            raise WrongState(f"VM {name!r} cannot start: {unfit}")
+
     @asynccontextmanager
     async def starting(self, name: str, disk: Disk | None) -> AsyncIterator[None]:
         """Around starting a VM of ours, which counts as running from now on unless that fails.
 
-        Raises WrongState if what it builds on changed, or a running VM is in the way.
+        Raises WrongState as :meth:`check_start` does, and if a running VM is in the way.
         """
-        if disk is not None and disk.base is not None:
-            changed = await self._in_thread(base_changed, disk.base)
-            if changed:
-                raise WrongState(
-                    f"VM {name!r} cannot start: {changed}; put it back, or remove the VM and"
-                    " deploy it again"
-                )
+        if disk is not None:
+            await self.check_start(name, disk)
         use = self._uses.find((name, False))
         if use is not None and (taken := self._uses.against_start(use)):
             raise WrongState(f"VM {name!r} cannot start: it {taken}; shut that VM down first")
@@ -248,21 +251,24 @@ class Storage:
                 _log.warning("%s is no overlay of VM %s and is left alone", disk.path, name)
         if overlay:
             try:
-                await self._in_thread(self._notes.write, overlay)
+                self._notes.write(overlay)
             except OSError as problem:
                 _log.warning("the removal of %s cannot be noted: %s", overlay, problem.strerror)
         try:
             yield
         except RefusedError:
             if overlay:
-                await self._erase_note(overlay)
+                self._erase_note(overlay)
             raise
         self._forget(name)
         if overlay:
             await self._clear_away(overlay)
 
     async def sweep(self, found: Iterable[VmDisks]) -> Unused:
-        """At the start: delete the overlays made here that no domain ever had; list the others."""
+        """At the start: delete the overlays made here that no domain ever had; list the others.
+
+        Raises ConfigError if the folder of the disks cannot be read.
+        """
         await self.follow(found)
         paths = {disk.path for disks in self._found.values() for disk in disks}
         in_use = frozenset(paths | self._in_making)
@@ -275,11 +281,14 @@ class Storage:
         self._in_making.add(path)
         try:
             async with self._turns:
-                await self._in_thread(self._begin, name, path)
-                await create_overlay(
-                    self._qemu_img, image.path, image.disk_bytes, partial(path), self._timeout_s
-                )
-                file = await self._in_thread(finish_overlay, path)
+                run = Run()
+                making = self._makers.submit(partial(self._make, name, path, image, run))
+                try:
+                    file = await asyncio.shield(making)
+                except asyncio.CancelledError:
+                    run.end()
+                    await asyncio.wait([making], timeout=self._timeout_s)
+                    raise
         except BaseException as problem:
             await self._clear_away(path)
             if isinstance(problem, OSError):
@@ -295,6 +304,13 @@ class Storage:
         base = Base(path=image.path, size_bytes=image.file_bytes, mtime_ns=image.mtime_ns)
         return Disk(path=path, base=base), file
 
+    def _make(self, name: str, path: str, image: Image, run: Run) -> FileId:
+        run.check()
+        self._begin(name, path)
+        begun = partial_path(path)
+        create_overlay(self._qemu_img, image.path, image.disk_bytes, begun, self._timeout_s, run)
+        return finish_overlay(path)
+
     def _begin(self, name: str, path: str) -> None:
         try:
             self._notes.write(path)
@@ -304,6 +320,15 @@ class Storage:
                 f" {problem.strerror}; make room for it (SCL_STATE_DIR)"
             ) from problem
         begin_overlay(path)
+
+    def _unfit(self, disk: Disk) -> str | None:
+        files = [disk.path]
+        if disk.base is not None:
+            if changed := base_changed(disk.base):
+                return f"{changed}; put it back, or remove the VM and deploy it again"
+            files.append(disk.base.path)
+        # the settings may name other folders than when it was made
+        return self._images.unfit(disk.path, [os.path.dirname(file) for file in files])
 
     def _use(self, each: VmDisks) -> Use:
         writes: list[FileId] = []
@@ -333,9 +358,9 @@ class Storage:
         left, others = unused_overlays(self._disk_dir, self._host_name, used, in_use)
         return Unused(tuple(deleted), left, others)
 
-    async def _erase_note(self, path: str) -> None:
+    def _erase_note(self, path: str) -> None:
         try:
-            await self._in_thread(self._notes.erase, path)
+            self._notes.erase(path)
         except OSError as problem:
             # a domain has the overlay, so that the next start erases it
             _log.warning("the note about %s cannot be erased: %s", path, problem.strerror)
@@ -371,5 +396,4 @@ class Storage:
     def _in_background(
         self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> asyncio.Future[T]:
-        loop = asyncio.get_running_loop()
-        return loop.run_in_executor(self._threads, lambda: work(*args, **kwargs))
+        return self._threads.submit(lambda: work(*args, **kwargs))

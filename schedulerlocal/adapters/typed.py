@@ -19,6 +19,7 @@ from schedulerlocal.views import doing, host_document, vm_document, vm_documents
 from schedulerprocess.events import Subscription
 from schedulerweb.answers import DONE, answer, json_bytes, with_etag
 from schedulerweb.body import read_document
+from schedulerweb.console import console_answer, read_tail
 from schedulerweb.query import read_parameters, shown
 from schedulerweb.stream import Message, Streams, last_event_id
 
@@ -43,6 +44,7 @@ class TypedRoutes:
         add.add_delete("/v1/vms/{name}", self.remove)
         for verb in Verb:
             add.add_post(f"/v1/vms/{{name}}/{verb}", self.power)
+        add.add_get("/v1/vms/{name}/console", self.console)
         add.add_post("/v1/vms/{name}/resize", self.resize)
         add.add_post("/v1/vms/{name}/adopt", self.adopt)
         add.add_delete("/v1/requests/{request_id}", self.cancel)
@@ -106,6 +108,12 @@ class TypedRoutes:
         state = await self._agent.power(name, verb, force)
         now = self._agent.state
         return answer(json_bytes(vm_document(now, now.vm(name), state)))
+
+    async def console(self, request: web.Request) -> web.Response:
+        tail = read_tail(request)
+        name = self._name(request)
+        text = await self._agent.console(name, tail.most_bytes)
+        return console_answer(request, name, tail.of(text).decode("utf-8", "replace"))
 
     async def resize(self, request: web.Request) -> web.Response:
         from schedulercommon.wire import ResizeRequest, read_model

@@ -23,7 +23,7 @@ class Finding:
     """One thing that was not as the state had it."""
 
     kind: str
-    """``appeared``, ``vanished``, ``changed`` or ``moved``."""
+    """``appeared``, ``vanished``, ``changed``, ``moved`` or ``autostart``."""
     vm: str
     before: str
     after: str

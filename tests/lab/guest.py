@@ -23,6 +23,11 @@ MODULES = (
     "virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci"
     " virtio_balloon virtio_blk virtio_console failover net_failover virtio_net evdev button"
 ).split()
+# What a guest need not do before it says that it is up.
+ARGUMENTS = (
+    "console=ttyS0 quiet panic=-1 nokaslr mitigations=off tsc=reliable no_timer_check"
+    " cryptomgr.notests 8250.nr_uarts=1 random.trust_cpu=on nowatchdog audit=0 apparmor=0"
+)
 DIRECTORIES = (
     "bin dev etc etc/acpi etc/acpi/PWRF lib lib/modules proc sys tmp var var/log var/run"
 ).split()
@@ -42,7 +47,7 @@ class Guest:
         texts = {
             "os/kernel": str(self.kernel),
             "os/initrd": str(self.initrd),
-            "os/cmdline": " ".join(("console=ttyS0 quiet panic=-1", *arguments)),
+            "os/cmdline": " ".join((ARGUMENTS, *arguments)),
         }
         for path, text in texts.items():
             element = domain.find(path)

@@ -1,15 +1,21 @@
 """Holds the namespaces a private libvirtd lives in, and ends all that runs in them.
 
 ``unshare --mount --net python warden.py DIRECTORY CACHE`` puts folders of DIRECTORY in the place
-of the machine's own of libvirt and says ``ready``. It goes on until its input ends, which happens
-however its caller dies; then every process that shares its mounts is killed, and the cgroups they
-leave are removed. Its last word is ``clean`` or what is left.
+of the machine's own of libvirt and says ``ready``. For every line it reads it starts a libvirtd and
+says its process. It goes on until its input ends, which happens however its caller dies; then every
+process that shares its mounts is killed, and DIRECTORY and the cgroups they leave are removed. Its
+last word is ``clean`` or what is left.
+
+Guests become its children, so that one that has ended is gone: libvirt waits for that, and the
+first process of a container or a small virtual machine may take seconds to look, or never do.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,11 +27,13 @@ from pathlib import Path
 PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
 END_S = 5.0
+PR_SET_CHILD_SUBREAPER = 36
 ACCOUNTS = {
     # libvirt looks up who would run a guest even where that is root.
     "passwd": ("libvirt-qemu:x:64055:64055::/var/lib/libvirt:/usr/sbin/nologin",),
     "group": ("kvm:x:64056:", "libvirt-qemu:x:64055:", "libvirt:x:64057:"),
 }
+PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 PRIVATE = {"etc": "/etc/libvirt", "run": "/run/libvirt", "lib": "/var/lib/libvirt"}
 
 
@@ -47,6 +55,34 @@ def bind(source: Path, place: Path) -> None:
     source.mkdir(parents=True, exist_ok=True)
     place.mkdir(parents=True, exist_ok=True)
     subprocess.run(["mount", "--bind", source, place], check=True)
+
+
+def adopt_orphans() -> None:
+    """Have what libvirtd leaves to the first process left to us."""
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "orphans cannot be adopted")
+    signal.signal(signal.SIGCHLD, reap)
+
+
+def reap(*_: object) -> None:
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def start_libvirtd(directory: Path) -> int:
+    with (directory / "libvirtd.out").open("ab") as out:
+        return subprocess.Popen(
+            [
+                *("libvirtd", "--config=/etc/libvirt/libvirtd.conf"),
+                f"--pid-file={directory / 'libvirtd.pid'}",
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, "PATH": PATH},
+        ).pid
 
 
 def inhabitants() -> Iterator[int]:
@@ -98,14 +134,17 @@ def guest_cgroups(names: Sequence[str]) -> Iterator[Path]:
 
 def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    settle(Path(sys.argv[1]), Path(sys.argv[2]))
+        signal.signal(number, lambda *_: None)  # what we start does not ignore them
+    directory = Path(sys.argv[1])
+    settle(directory, Path(sys.argv[2]))
+    adopt_orphans()
     os.write(1, b"ready\n")
     while os.read(0, 1):
-        pass
+        os.write(1, b"%d\n" % start_libvirtd(directory))
     outcome = end_all()
     with suppress(OSError):  # others make and remove theirs as we look
-        remove_cgroups(Path(sys.argv[1]))
+        remove_cgroups(directory)
+    shutil.rmtree(directory, ignore_errors=True)
     with suppress(OSError):
         os.write(1, f"{outcome}\n".encode())
 

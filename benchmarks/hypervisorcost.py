@@ -1,0 +1,279 @@
+"""Our own CPU time for a deploy and for a removal on a host with 200 VMs, libvirt's put aside.
+
+Requests come over HTTP from a process of its own, one after another. All CPU time of this process
+from one answer to the next counts; taken off is what the same calls to libvirt, and starting the
+same ``qemu-img``, cost without us (see :mod:`benchmarks.alone`), measured in turns with it. The
+VM's level grows and shrinks again, once as with cgroup v2, where that is one write (to plain files
+here), once as without, where all its VMs are pinned anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from statistics import median
+from typing import IO, Any, cast
+
+from benchmarks import Figure, Progress
+from benchmarks.alone import Bare, BareStart, Call, Laps, Tape, overlay_command
+from benchmarks.hypervisorplace import MEMORY_MIB, THERE, TOPOLOGY, Place
+from schedulercommon.levels import parse_level
+from schedulercommon.model import VmSpec
+from schedulerlocal.adapters.api import create_app, serve
+from schedulerlocal.adapters.journal import FileJournal
+from schedulerlocal.adapters.topologyjson import read_topology
+from schedulerlocal.agent import HostAgent
+from schedulerlocal.config import LibvirtSettings, ServiceSettings
+from schedulerlocal.core.host import Host
+from schedulerlocal.keeper import HostKeeper
+from schedulerprocess.collector import calm_collector
+
+EXTRA = ((1, "1"), (1, "3"), (2, "2"))
+VMS = 200
+ROUNDS, TURNS = 10, 4
+BOUND_MS = 3
+
+_PATIENCE_S = 30.0
+_QUIET_S = 0.1  # longer than events are left to gather
+_DISK_BYTES = 64 << 20
+
+# Reads "METHOD PATH BODY", sends it and says when it is answered.
+_CLIENT = r"""
+import http.client, sys
+
+connection = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]))
+for line in sys.stdin:
+    method, path, body = line.rstrip("\n").split(" ", 2)
+    connection.request(method, path, body or None, {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    answer = response.read()
+    assert response.status in (200, 201), (line, answer)
+    sys.stdout.write(".")
+    sys.stdout.flush()
+"""
+
+
+Size = tuple[int, str, str]
+"""vCPUs, level and kind of disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Milliseconds of CPU, by round."""
+
+    whole: list[float]
+    alone: list[float]
+
+    def figures(self, about: str) -> list[Figure]:
+        own = [whole - alone for whole, alone in zip(self.whole, self.alone, strict=True)]
+        return [
+            Figure(f"{about}: our own", median(own), "ms", BOUND_MS),
+            Figure(f"{about}: all", median(self.whole), "ms"),
+            Figure(f"{about}: the calls alone", median(self.alone), "ms"),
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rig:
+    """A service on a host that has its VMs."""
+
+    place: Place
+    agent: HostAgent
+    client: subprocess.Popen[bytes]
+    clock: Laps
+    storage: BareStart
+
+    async def ask(self, method: str, path: str, body: str = "") -> float:
+        """Milliseconds of CPU since the one before was answered."""
+        answered = asyncio.get_running_loop().create_future()
+        assert self.client.stdin is not None
+        assert self.client.stdout is not None
+        answers = self.client.stdout.fileno()
+        asyncio.get_running_loop().add_reader(answers, answered.set_result, None)
+        os.write(self.client.stdin.fileno(), f"{method} {path} {body}\n".encode())
+        await answered
+        asyncio.get_running_loop().remove_reader(answers)
+        if os.read(answers, 1) != b".":
+            raise RuntimeError("the client was refused; its complaint is above")
+        return self.clock.lap_ms()
+
+    async def deploy(self, vcpus: int, level: str, disk: str) -> float:
+        about = {"name": "extra", "vcpus": vcpus, "memory_mib": MEMORY_MIB, "level": level}
+        body = {**about, "image": self.place.image("extra"), "disk": disk}
+        return await self.ask("POST", "/v1/vms", json.dumps(body))
+
+    async def remove(self) -> float:
+        return await self.ask("DELETE", "/v1/vms/extra")
+
+    async def pairs(self, size: Size) -> list[tuple[float, float]]:
+        """Deploys and removals, one after the other."""
+        await asyncio.sleep(_QUIET_S)
+        spent = [(await self.deploy(*size), await self.remove()) for _ in range(1 + ROUNDS)]
+        return spent[1:]  # caches are warm
+
+
+async def costs(place: Callable[[], Place], progress: Progress, *, pins: bool) -> list[Figure]:
+    """Deploys and removals of some sizes; each *place* is a new one."""
+    tape = Tape()
+    calls = {}
+    async with _rig(place(), progress, pins=pins, opener=tape.open) as rig:
+        xmls = _xmls(tape)
+        for disk in ("overlay", "in-place"):
+            for vcpus, level in EXTRA:
+                for _ in range(2):  # what is there only the first time does not count
+                    tape.take()
+                    await rig.deploy(vcpus, level, disk)
+                    deploy = tape.take()
+                    await rig.remove()
+                    calls[disk, vcpus, level] = deploy, tape.take()
+    figures = []
+    here = place()
+    async with _rig(here, progress, pins=pins) as rig:
+        bare = Bare(here.url, xmls)
+        for disk in ("overlay", "in-place"):
+            for vcpus, level in EXTRA:
+                progress(f"deploying and removing, {disk}, {vcpus} vCPUs at {level}")
+                deploy, remove = calls[disk, vcpus, level]
+                about = f"{disk}, level {level}:1"
+                if pins:
+                    about += f", {_pinned(deploy)} VMs pinned"
+                deploys, removes = await _rounds(rig, bare, (vcpus, level, disk), deploy, remove)
+                figures += deploys.figures(f"a deploy, {about}")
+                figures += removes.figures(f"a removal, {about}")
+        bare.close()
+    return figures
+
+
+async def _rounds(
+    rig: _Rig, bare: Bare, size: Size, deploy: Sequence[Call], remove: Sequence[Call]
+) -> tuple[Spent, Spent]:
+    deploys, removes = Spent([], []), Spent([], [])
+    for _ in range(TURNS):
+        for deploy_ms, remove_ms in await rig.pairs(size):
+            deploys.whole.append(deploy_ms)
+            removes.whole.append(remove_ms)
+        starts_ms = await _starts_ms(rig, size) if size[2] == "overlay" else [0.0] * ROUNDS
+        await asyncio.sleep(_QUIET_S)
+        alone = [(bare.cost_ms(deploy), bare.cost_ms(remove)) for _ in range(1 + ROUNDS)][1:]
+        for start_ms, (deploy_ms, remove_ms) in zip(starts_ms, alone, strict=True):
+            deploys.alone.append(deploy_ms + start_ms)
+            removes.alone.append(remove_ms)
+    return deploys, removes
+
+
+async def _starts_ms(rig: _Rig, size: Size) -> list[float]:
+    """What starting ``qemu-img`` adds to requests that need none, but are otherwise alike."""
+    vcpus, level, _ = size
+    image, overlay = rig.place.image("extra"), rig.place.directory / "bare.qcow2"
+    command = overlay_command(Path(image), overlay, _DISK_BYTES)
+    spent: list[float] = []
+    for _ in range(1 + ROUNDS):
+        for started in ([], command):
+            rig.storage.command = started
+            spent.append(await rig.deploy(vcpus, level, "in-place"))
+            await rig.remove()
+    rig.storage.command = []
+    pairs = zip(spent[::2], spent[1::2], strict=True)
+    return [beside - without for without, beside in pairs][1:]
+
+
+def _pinned(calls: Sequence[Call]) -> int:
+    return len({call.domain for call in calls if call.method.startswith("pin")})
+
+
+def _xmls(tape: Tape) -> list[str]:
+    """The domains that were defined."""
+    return [call.args[0] for call in tape.take() if call.method == "defineXML"]
+
+
+@asynccontextmanager
+async def _rig(
+    place: Place, progress: Progress, *, pins: bool, opener: Callable[[str], Any] | None = None
+) -> AsyncIterator[_Rig]:
+    names = [f"vm{number}" for number in range(VMS)]
+    place.images(["extra", *names])
+    agent, keeper, storage = await _started(place, pins=pins, opener=opener)
+    watch = asyncio.create_task(keeper.keep_watch(_PATIENCE_S * VMS))
+    for number, name in enumerate(names):
+        progress(f"filling a host, VM {number} of {VMS}")
+        await agent.deploy(_spec(place, name, *THERE[number % len(THERE)]))
+    runner = await serve(create_app(agent, ServiceSettings(name="here")), "127.0.0.1", 0)
+    calm_collector()
+    client = _client(runner.addresses[0][1])
+    try:
+        yield _Rig(place, agent, client, Laps(), storage)
+    finally:
+        client.kill()
+        client.wait()
+        for stream in (client.stdin, client.stdout):
+            _close(stream)
+        watch.cancel()
+        await runner.cleanup()
+        await agent.close()
+
+
+def _client(port: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", _CLIENT, str(port)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def _close(stream: IO[bytes] | None) -> None:
+    if stream is not None:
+        stream.close()
+
+
+async def _started(
+    place: Place, *, pins: bool, opener: Callable[[str], Any] | None
+) -> tuple[HostAgent, HostKeeper, BareStart]:
+    """An agent that is ready, with what it stands on."""
+    from schedulerlocal.adapters.hypervisor import LibvirtHypervisor, Surroundings
+    from schedulerlocal.adapters.libvirt import Connections
+    from schedulerlocal.adapters.libvirtlink import LibvirtLink
+    from schedulerlocal.adapters.storage import Storage
+
+    host = Host(read_topology(TOPOLOGY))
+    link = LibvirtLink(Connections(place.url, rng=Random(1), opener=opener))
+    storage = BareStart(
+        Storage(
+            image_dirs=[place.directory / "images"],
+            disk_dir=place.directory,
+            notes_dir=place.directory / "notes",
+            host_name="here",
+        )
+    )
+    around = Surroundings(
+        state_dir=place.directory / "state",
+        boot_id="",
+        host_cpus=(),
+        call_timeout_s=_PATIENCE_S,
+        now_s=lambda: 0.0,  # so that nobody reads all of it again meanwhile
+        wall_s=time.time,
+        rng=Random(1),
+        partitions=None if pins else place.partitions(),
+    )
+    settings = LibvirtSettings(kind="qemu", network="none")
+    hypervisor = LibvirtHypervisor(host, link, cast("Storage", storage), settings, around)
+    journal = FileJournal(place.directory / "journal")
+    keeper = HostKeeper(host, hypervisor, journal, now_s=time.time)
+    await keeper.start()
+    return HostAgent("here", keeper), keeper, storage
+
+
+def _spec(place: Place, name: str, vcpus: int, level: str) -> VmSpec:
+    return VmSpec(
+        name=name,
+        vcpus=vcpus,
+        memory_mib=MEMORY_MIB,
+        level=parse_level(level),
+        image=place.image(name),
+        disk="in-place",
+    )

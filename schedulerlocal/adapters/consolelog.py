@@ -1,0 +1,60 @@
+"""What a guest wrote to its serial console, in the files it is logged to.
+
+virtlogd, which writes them, begins a new file when one has grown to ``max_size`` and keeps a few
+older ones beside it, ``.log.0`` being the youngest. Where it does not run QEMU writes the file by
+itself, and nobody parts it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+
+def console_log(directory: Path, name: str) -> Path:
+    """The log of the VM called *name*."""
+    return directory / f"{name}.log"
+
+
+def read_end(log: Path, most_bytes: int) -> bytes:
+    """The last *most_bytes* of what is kept of *log*; raises OSError. None at all is no error."""
+    parts: list[bytes] = []
+    for path in _files(log):
+        try:
+            # of a folder that is ours alone, so that it is a plain file or nothing
+            with open(path, "rb", opener=_without_following) as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - most_bytes))
+                part = file.read(most_bytes)
+        except FileNotFoundError:
+            if path == log:
+                continue  # virtlogd is about to begin it anew
+            break
+        parts.append(part)
+        most_bytes -= len(part)
+        if not most_bytes:
+            break
+    return b"".join(reversed(parts))
+
+
+def forget(log: Path) -> None:
+    """Delete *log* and the older ones beside it; raises OSError."""
+    for path in _files(log):
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            if path != log:
+                return
+
+
+def _files(log: Path) -> Iterator[Path]:
+    """The youngest first; as many as there might be."""
+    yield log
+    for number in count():
+        yield log.with_name(f"{log.name}.{number}")
+
+
+def _without_following(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW)
