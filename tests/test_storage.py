@@ -27,8 +27,8 @@ from schedulerlocal.adapters.storage import (
     DiskFile,
     Storage,
     VmDisks,
-    base_changed,
 )
+from schedulerlocal.adapters.vmdisk import base_changed
 from tests.qcow2files import make_image, on, qemu_img
 from tests.servers import ROOT, eventually
 
