@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -230,7 +231,7 @@ class DomainSteps:
         """A VM of the same name may have been somebody else's; raises OSError."""
         assert self.making is not None
         directory = self.making.console_dir
-        if not directory.is_dir():
+        if not os.path.isdir(directory):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         forget(console_log(directory, name))
 

@@ -254,7 +254,7 @@ class Connections:
             future.add_done_callback(lambda done: self._done(name, done))
         try:
             # given up, it goes on all the same, and calls about this VM wait for it
-            return await asyncio.shield(future)
+            return await self._threads.outcome(future)
         except LibvirtError as problem:
             raise self.failure(failed, lane, problem) from problem
 

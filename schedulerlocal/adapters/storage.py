@@ -257,7 +257,7 @@ class Storage:
                 run = Run()
                 making = self._makers.submit(partial(self._make, name, path, image, run))
                 try:
-                    file = await asyncio.shield(making)
+                    file = await self._makers.outcome(making)
                 except asyncio.CancelledError:
                     run.end()
                     await asyncio.wait([making], timeout=self._timeout_s)
@@ -361,7 +361,7 @@ class Storage:
         """
         future = self._in_background(work, *args, **kwargs)
         try:
-            return await asyncio.shield(future)
+            return await self._threads.outcome(future)
         except asyncio.CancelledError:
             await asyncio.wait([future], timeout=self._timeout_s)
             raise
