@@ -23,7 +23,8 @@ import libvirt
 
 from schedulercommon.model import VmSpec
 from schedulerlocal.adapters.libvirt import EVENTS
-from schedulerlocal.adapters.storage import Disk, Storage
+from schedulerlocal.adapters.storage import Storage
+from schedulerlocal.adapters.vmdisk import Disk
 
 
 @dataclass(slots=True)

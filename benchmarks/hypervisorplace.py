@@ -47,8 +47,9 @@ class Place:
         """Of all levels there will be, in files that grant what is written."""
 
         def write(path: Path, text: str) -> None:
-            file = os.open(path, os.O_WRONLY | os.O_TRUNC)
-            os.write(file, text.encode())
+            # emptied first it would be flushed as it is closed, which none of the kernel's is
+            file = os.open(path, os.O_WRONLY)
+            os.ftruncate(file, os.write(file, text.encode()))
             os.close(file)
 
         tree = Tree(self.directory / "cgroup", slices=False, hands=Hands(write=write))

@@ -18,7 +18,7 @@ Level = Fraction
 
 class _KeptHash(Fraction):
     """A level that knows its hash: levels are keys everywhere, and a Fraction works its hash out
-    anew each time, which takes longer than the look-up itself."""
+    anew each time, which takes longer than the look-up itself. Comparing two is as frequent."""
 
     __slots__ = ("_hash",)
     _hash: int
@@ -27,6 +27,11 @@ class _KeptHash(Fraction):
         level = super().__new__(cls, value)
         level._hash = hash(value)
         return level
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is _KeptHash:
+            return self is other or self.as_integer_ratio() == other.as_integer_ratio()
+        return super().__eq__(other)
 
     def __hash__(self) -> int:  # type: ignore[override]  # the stubs of Fraction have none
         return self._hash

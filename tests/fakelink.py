@@ -146,7 +146,8 @@ class FakeLink:
         self._call("try_define", name)
         assert ET.fromstring(xml).findtext("name") == name
 
-    async def make(self, name: str, xml: str) -> DomainText | LinkError:
+    async def make(self, name: str, xml: str, check: Callable[[], None]) -> DomainText | LinkError:
+        check()
         await self.define(name, xml)
         try:
             await self.start(name)
@@ -157,6 +158,11 @@ class FakeLink:
     async def remove(self, name: str, *, active: bool) -> None:
         self.held = asyncio.create_task(self._remove(name, active))
         await asyncio.shield(self.held)
+
+    async def remove_unchanged(self, told: DomainText) -> None:
+        if told.name not in self.domains or self._text(told.name) != told:
+            raise LinkError("it is not as it was", Why.CHANGED)
+        await self.remove(told.name, active=told.active)
 
     async def _remove(self, name: str, active: bool) -> None:
         if self.holds is not None:

@@ -220,6 +220,26 @@ async def test_removing_is_done_once_and_for_all(rig: Rig) -> None:
     await rig.hypervisor.perform(Remove(vm, WIDE))
 
 
+async def test_a_vm_is_looked_at_before_its_removal_only_if_it_changed(rig: Rig) -> None:
+    await rig.make(rig.vm("first"))  # whose machine and CPU model are those of the next
+    vm = await rig.make(rig.vm("web"))
+    await rig.hypervisor.perform(Remove(vm, WIDE))
+    assert [kind for kind, *_ in rig.link.made] == ["destroy", "undefine"]
+    vm = await rig.make(rig.vm("web"))
+    await rig.link.destroy("web")  # by somebody else, and nobody was told yet
+    await rig.hypervisor.perform(Remove(vm, WIDE))
+    assert [kind for kind, *_ in rig.link.made] == ["destroy", "read", "undefine"]
+    assert (list(rig.link.domains), rig.overlays()) == (["first"], 1)
+
+
+async def test_nothing_is_defined_on_a_disk_that_was_swapped(rig: Rig) -> None:
+    await rig.hypervisor.prepare((vm := rig.vm("web")).spec)
+    next(rig.directory.glob("*.qcow2")).write_bytes(b"no image at all")
+    with pytest.raises(HypervisorError, match="cannot start"):
+        await rig.hypervisor.perform(Create(vm, WIDE))
+    assert not rig.link.changes
+
+
 async def test_removing_never_takes_a_namesake(rig: Rig) -> None:
     vm = await rig.make(rig.vm("old"))
     (metadata,) = rig.link.domains["old"].config.findall("metadata")

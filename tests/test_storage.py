@@ -27,8 +27,8 @@ from schedulerlocal.adapters.storage import (
     DiskFile,
     Storage,
     VmDisks,
-    base_changed,
 )
+from schedulerlocal.adapters.vmdisk import base_changed
 from tests.qcow2files import make_image, on, qemu_img
 from tests.servers import ROOT, eventually
 
@@ -674,6 +674,26 @@ def _running_on(folder: Path) -> list[int]:
             if f"{folder}/".encode() in (process / "cmdline").read_bytes():
                 found.append(int(process.name))
     return found
+
+
+async def test_a_note_knows_its_folder_after_another_was_set(rig: Rig) -> None:
+    first = await rig.storage.prepare(rig.spec("first"))
+    elsewhere = rig.disks.with_name("elsewhere")
+    elsewhere.mkdir()
+    other = rig.started(disk_dir=elsewhere)
+    second = await other.prepare(rig.spec("second"))
+    third = await other.prepare(rig.spec("third"))
+    await other.hand_over("third")
+    # as an earlier version noted it
+    old = rig.disks / "old@host1.0123456789abcdef0123456789abcdef.qcow2"
+    old.touch()
+    (rig.notes / old.name).symlink_to(old)
+    gone = {str(old), first.path, second.path}
+    assert len(rig.noted) == len(gone)
+    there = [domain("third", Path(third.path))]
+    assert set((await rig.started(disk_dir=elsewhere).sweep(there)).deleted) == gone
+    assert rig.files == rig.noted == []
+    assert [str(path) for path in elsewhere.iterdir()] == [third.path]
 
 
 async def test_a_note_about_anything_else_deletes_nothing(rig: Rig) -> None:

@@ -25,6 +25,7 @@ class CallThreads:
         self._made = 0
         self._under_way = 0
         self._queue: SimpleQueue[_Asked | None] = SimpleQueue()
+        self._waiting: dict[asyncio.Future[Any], asyncio.Future[None]] = {}
 
     def submit(self, call: Callable[[], T]) -> asyncio.Future[T]:
         """To be called on the event loop, on which the result arrives too."""
@@ -36,6 +37,16 @@ class CallThreads:
             name = f"{self._name}-{self._made}"
             threading.Thread(target=self._work, name=name, daemon=True).start()
         return future
+
+    async def outcome(self, future: asyncio.Future[T]) -> T:
+        """What comes of a call that was submitted, and is awaited once; given up, it goes on.
+
+        That is :func:`asyncio.shield`, less the turn of the loop it takes to pass the outcome on.
+        """
+        if not future.done():
+            waiting = self._waiting[future] = future.get_loop().create_future()
+            await waiting
+        return future.result()
 
     @property
     def idle(self) -> bool:
@@ -63,13 +74,15 @@ class CallThreads:
         self, future: asyncio.Future[Any], result: object, problem: BaseException | None
     ) -> None:
         self._under_way -= 1
-        if future.cancelled():
-            return
-        if problem is None:
-            future.set_result(result)
-        else:
-            future.set_exception(problem)
-            future.exception()  # one nobody waits for any more may fail
+        waiting = self._waiting.pop(future, None)
+        if not future.cancelled():
+            if problem is None:
+                future.set_result(result)
+            else:
+                future.set_exception(problem)
+                future.exception()  # one nobody waits for any more may fail
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
 
 
 class Batch(Generic[L]):

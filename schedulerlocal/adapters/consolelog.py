@@ -29,7 +29,7 @@ def read_end(log: Path, most_bytes: int) -> bytes:
                 file.seek(max(0, size - most_bytes))
                 part = file.read(most_bytes)
         except FileNotFoundError:
-            if path == log:
+            if path == str(log):
                 continue  # virtlogd is about to begin it anew
             break
         parts.append(part)
@@ -41,19 +41,19 @@ def read_end(log: Path, most_bytes: int) -> bytes:
 
 def forget(log: Path) -> None:
     """Delete *log* and the older ones beside it; raises OSError."""
-    for path in _files(log):
+    for number, path in enumerate(_files(log)):
         try:
-            path.unlink()
+            os.unlink(path)
         except FileNotFoundError:
-            if path != log:
+            if number:
                 return
 
 
-def _files(log: Path) -> Iterator[Path]:
+def _files(log: Path) -> Iterator[str]:
     """The youngest first; as many as there might be."""
-    yield log
+    yield str(log)
     for number in count():
-        yield log.with_name(f"{log.name}.{number}")
+        yield f"{log}.{number}"
 
 
 def _without_following(path: str, flags: int) -> int:

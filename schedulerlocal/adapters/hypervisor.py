@@ -25,11 +25,12 @@ from schedulerlocal.adapters.guestkind import Kind, find_guest_kind
 from schedulerlocal.adapters.hostmeter import HostMeter
 from schedulerlocal.adapters.hypervisorlink import Ears, Link
 from schedulerlocal.adapters.hypervisorpower import DomainPower
-from schedulerlocal.adapters.hypervisorsteps import DomainSteps, Making, disk_of
+from schedulerlocal.adapters.hypervisorsteps import DomainSteps, Making
 from schedulerlocal.adapters.knowndomains import Known, KnownDomains
 from schedulerlocal.adapters.levelplaces import LevelPlaces
 from schedulerlocal.adapters.partitions import Partitions
-from schedulerlocal.adapters.storage import Disk, DiskFile, Storage, VmDisks
+from schedulerlocal.adapters.storage import DiskFile, Storage, VmDisks
+from schedulerlocal.adapters.vmdisk import Disk, disk_of
 from schedulerlocal.config import LibvirtSettings
 from schedulerlocal.core.host import Host
 from schedulerlocal.core.lifecycle import Verb

@@ -26,6 +26,8 @@ class Why(Enum):
     """The VM is running, or is not, and the call needs the other."""
     NOT_POSSIBLE = auto()
     """This guest, emulator or host cannot do that, or not in time."""
+    CHANGED = auto()
+    """The VM is not as it was told of."""
     AWAY = auto()
     """libvirtd did not answer, or not to the end: nobody knows whether it was done."""
     OTHER = auto()
@@ -114,9 +116,9 @@ class Link(Protocol):
     async def full_config(self, name: str) -> str:
         """The XML of the next boot, its secrets included, to be defined again."""
 
-    async def make(self, name: str, xml: str) -> DomainText | LinkError:
+    async def make(self, name: str, xml: str, check: Callable[[], None]) -> DomainText | LinkError:
         """Define and start it; returns what it became. If it does not start it stays defined, and
-        why is returned."""
+        why is returned. *check* is called in a thread before that, and what it raises is raised."""
 
     async def define(self, name: str, xml: str) -> None: ...
     async def try_define(self, name: str, xml: str) -> None:
@@ -130,6 +132,9 @@ class Link(Protocol):
 
     async def remove(self, name: str, *, active: bool) -> None:
         """Destroy it if it is *active*, and undefine it; that it is off or gone already is fine."""
+
+    async def remove_unchanged(self, told: DomainText) -> None:
+        """Remove it if libvirt still tells of it what it *told*: else it fails as CHANGED."""
 
     async def press_power_button(self, name: str) -> None: ...
     async def reboot(self, name: str) -> None: ...

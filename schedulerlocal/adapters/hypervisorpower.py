@@ -10,10 +10,11 @@ from schedulercommon.errors import HypervisorError, RefusedError, UnknownVm
 from schedulercommon.levels import PREMIUM
 from schedulercommon.model import VmState
 from schedulerlocal.adapters.hypervisorlink import Link, LinkError, Why
-from schedulerlocal.adapters.hypervisorsteps import DomainSteps, disk_of
+from schedulerlocal.adapters.hypervisorsteps import DomainSteps
 from schedulerlocal.adapters.knowndomains import Known, KnownDomains
 from schedulerlocal.adapters.levelplaces import LevelPlaces
 from schedulerlocal.adapters.storage import Storage
+from schedulerlocal.adapters.vmdisk import disk_of
 from schedulerlocal.core.lifecycle import Verb, state_after
 
 _LOOK_S = 0.2

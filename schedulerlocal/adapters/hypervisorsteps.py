@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Literal
@@ -25,7 +27,8 @@ from schedulerlocal.adapters.domainxml import DomainParts, cpu_shares, domain_xm
 from schedulerlocal.adapters.hypervisorlink import DomainText, Link, LinkError, Why
 from schedulerlocal.adapters.knowndomains import Known, KnownDomains
 from schedulerlocal.adapters.levelplaces import LevelPlaces
-from schedulerlocal.adapters.storage import Base, Disk, Storage
+from schedulerlocal.adapters.storage import Storage
+from schedulerlocal.adapters.vmdisk import Base, Disk, disk_of
 from schedulerlocal.core.state import Vm
 from schedulerlocal.core.steps import Adopt, Create, Remove, Resize
 from schedulerlocal.core.topology import Cpus
@@ -92,11 +95,6 @@ class DomainSteps:
             raise HypervisorError(f"VM {name!r} has no disk any more; repeat the request")
         metadata = self._first_metadata(step.vm, disk)
         try:
-            if spec.start:
-                await self._storage.check_start(name, disk)
-        except WrongState as problem:
-            raise HypervisorError(str(problem)) from problem
-        try:
             xml = domain_xml(self._parts(self.making, step, metadata), self.making.template)
             self._clear_console(name)
         except (RefusedError, OSError) as problem:
@@ -104,7 +102,9 @@ class DomainSteps:
         with self._known.working_on([name]):
             await self._places.make_ready(spec.runs_at, step.cpus)
             try:
-                await self._define_and_start(step, xml)
+                await self._define_and_start(step, xml, disk)
+            except WrongState as problem:
+                raise HypervisorError(str(problem)) from problem
             except LinkError as problem:
                 if problem.why is Why.AWAY:
                     raise
@@ -114,14 +114,20 @@ class DomainSteps:
                 ) from problem
         await self._storage.hand_over(name)
 
-    async def _define_and_start(self, step: Create, xml: str) -> None:
+    async def _define_and_start(self, step: Create, xml: str, disk: Disk) -> None:
         spec, name = step.vm.spec, step.vm.spec.name
-        await self._link.define(name, xml)
+        made: DomainText | LinkError | None = None
+        if spec.start:
+            check = partial(self._storage.check_start_now, name, disk)
+            made = await self._link.make(name, xml, check)
+        else:
+            await self._link.define(name, xml)
         try:
-            if spec.start:
-                await self._places.start(name, spec.runs_at, step.cpus)
+            if isinstance(made, LinkError):
+                await self._places.start_outside(name, spec.runs_at, made, step.cpus)
+                made = None
             self._known.pinning(name, self._places.first_pins(spec.runs_at, step.cpus))
-            known = await self.note_resolved(name, starts=spec.start)
+            known = await self.note_resolved(name, starts=spec.start, told=made)
             await self._places.after_start(known, step.cpus)
         except HypervisorError:
             await self._unmake(name)
@@ -130,22 +136,38 @@ class DomainSteps:
     async def remove(self, step: Remove) -> None:
         name = step.vm.spec.name
         with self._known.working_on([name]):
-            known = await self._known.renew(name)
-            if known is None:
-                # a call that was given up may be about to make it
-                known = await self._known.settled(name)
-            if known is None:
-                return
-            metadata = known.metadata
-            asked = step.vm.spec.request_id
-            if metadata is None or (asked and metadata.spec.request_id not in ("", asked)):
-                raise HypervisorError(
-                    f"VM {name!r} was not removed: another one, not made here, has its name now"
-                )
-            async with self._storage.removing(name, disk_of(metadata)):
-                await self._link.remove(name, active=known.active)
+            if not await self._remove_unchanged(step):
+                known = await self._known.renew(name)
+                if known is None:
+                    # a call that was given up may be about to make it
+                    known = await self._known.settled(name)
+                if known is None:
+                    return
+                metadata = known.metadata
+                if metadata is None or not _is_meant(metadata, step):
+                    raise HypervisorError(
+                        f"VM {name!r} was not removed: another one, not made here, has its name now"
+                    )
+                async with self._storage.removing(name, disk_of(metadata)):
+                    await self._link.remove(name, active=known.active)
             self._forget_console(name)
             self._known.removed(name)
+
+    async def _remove_unchanged(self, step: Remove) -> bool:
+        """Remove the VM if it is as it was last looked at; whether it was, and is gone."""
+        name = step.vm.spec.name
+        known, told = self._known.all.get(name), self._known.told(name)
+        metadata = known.metadata if known else None
+        if told is None or metadata is None or not _is_meant(metadata, step):
+            return False
+        try:
+            async with self._storage.removing(name, disk_of(metadata)):
+                await self._link.remove_unchanged(told)
+        except LinkError as problem:
+            if problem.why is not Why.CHANGED:
+                raise
+            return False
+        return True
 
     async def note_resolved(
         self, name: str, *, starts: bool, told: DomainText | None = None
@@ -209,7 +231,7 @@ class DomainSteps:
         """A VM of the same name may have been somebody else's; raises OSError."""
         assert self.making is not None
         directory = self.making.console_dir
-        if not directory.is_dir():
+        if not os.path.isdir(directory):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         forget(console_log(directory, name))
 
@@ -366,15 +388,7 @@ class DomainSteps:
         return known
 
 
-def disk_of(metadata: DomainMetadata) -> Disk | None:
-    """The disk of a VM made here; an adopted one's is not ours to delete or to guard."""
-    if not metadata.disk_path:
-        return None
-    base = None
-    if metadata.base_path:
-        base = Base(
-            path=metadata.base_path,
-            size_bytes=metadata.base_size_bytes,
-            mtime_ns=metadata.base_mtime_ns,
-        )
-    return Disk(path=metadata.disk_path, base=base)
+def _is_meant(metadata: DomainMetadata, step: Remove) -> bool:
+    """Whether it is that of the VM to be removed, and not of another that has its name now."""
+    asked = step.vm.spec.request_id
+    return not asked or metadata.spec.request_id in ("", asked)

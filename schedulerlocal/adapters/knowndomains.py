@@ -159,14 +159,24 @@ class KnownDomains:
 
     def take(self, text: DomainText) -> Known | None:
         """What *text* says, which libvirt told just now of a VM being worked on."""
-        self._dirty.discard(text.name)
         self._take(text)
+        self._doubt_reading(text.name)
         return self._known.get(text.name)
+
+    def told(self, name: str) -> DomainText | None:
+        """What libvirt told of the VM called *name*, if nothing was heard of it since."""
+        facts = self._facts.get(name)
+        return None if facts is None or name in self._dirty else facts[0]
 
     def removed(self, name: str) -> None:
         """The VM called *name* was just removed."""
-        self._dirty.discard(name)
         self._put(name, None)
+        self._doubt_reading(name)
+
+    def _doubt_reading(self, name: str) -> None:
+        """What is being read just now may be of before."""
+        if self._reading.locked():
+            self._dirty.add(name)
 
     async def settled(self, name: str) -> Known | None:
         """Like :meth:`renew`, once no call about it is under way any more."""

@@ -15,6 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
@@ -23,6 +24,7 @@ from typing import Any, TypeVar
 import libvirt
 
 from schedulerlocal.adapters.callthreads import Batch, CallThreads
+from schedulerlocal.adapters.echoes import Echoes, told_pins
 from schedulerlocal.adapters.hypervisorlink import Ears, Heard, LinkError, Why
 
 T = TypeVar("T")
@@ -90,6 +92,7 @@ class Connections:
         self.uri = uri
         self._opener = opener or libvirt.open
         self.calls: Counter[str] = Counter()
+        self.echoes = Echoes()
         self._rng = rng
         self.is_test_driver = uri.startswith("test:")
         # which has a host of its own for every connection
@@ -126,8 +129,7 @@ class Connections:
         if self._returning is not None:
             self._returning.cancel()
         lanes, self._lanes = self._lanes, []
-        self._away_since = time.strftime("%H:%M:%S")
-        self._ears = Ears()
+        self._away_since, self._ears = time.strftime("%H:%M:%S"), Ears()
         await asyncio.wait([self._threads.submit(lambda: _close(lanes))], timeout=_CLOSE_S)
 
     def _connect(self) -> list[Lane]:
@@ -192,26 +194,24 @@ class Connections:
 
     def _event(self, _connection: Any, domain: Any, *about: Any) -> None:
         """Called by libvirt's thread; the last of *about* is the event's name."""
-        pins = None
-        if about[-1] == "TUNABLE" and isinstance(about[0], dict):
-            told = {key.removeprefix("cputune."): value for key, value in about[0].items()}
-            if all("pin" in key for key in told):
-                pins = told
-        self._on_loop(self._heard, Heard(domain.name(), pins), about[-1] == "LIFECYCLE")
+        name, life = domain.name(), about[-1] == "LIFECYCLE"
+        if not life or not self.echoes.is_one(name, about[:2]):
+            self._on_loop(self._heard, Heard(name, told_pins(about)), life)
 
     def _heard(self, heard: Heard, life: bool) -> None:
         if life:
-            # it may have been another's name before
-            for lane in self._lanes:
-                lane.handles.pop(heard.name, None)
+            self.forget(heard.name)
         self._ears.heard(heard)
 
+    def forget(self, name: str) -> None:
+        """The VM called *name* may be another from now on."""
+        for lane in self._lanes:
+            lane.handles.pop(name, None)
+
     def _on_loop(self, call: Callable[..., None], *args: Any) -> None:
-        try:
+        with suppress(RuntimeError):  # the loop has ended, and nobody is left to be told
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(call, *args)
-        except RuntimeError:
-            pass  # the loop has ended, and nobody is left to be told
 
     def _away(self) -> str:
         return (
@@ -254,7 +254,7 @@ class Connections:
             future.add_done_callback(lambda done: self._done(name, done))
         try:
             # given up, it goes on all the same, and calls about this VM wait for it
-            return await asyncio.shield(future)
+            return await self._threads.outcome(future)
         except LibvirtError as problem:
             raise self.failure(failed, lane, problem) from problem
 

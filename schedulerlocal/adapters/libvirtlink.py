@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 from xml.etree import ElementTree as ET
 
 from schedulerlocal.adapters.domainmetadata import METADATA_KEY, METADATA_URI
+from schedulerlocal.adapters.echoes import MAKING, REMOVING
 from schedulerlocal.adapters.hypervisorlink import DomainText, Ears, LinkError, PinWish, Stats, Why
 from schedulerlocal.adapters.libvirt import (
     Connections,
@@ -97,17 +98,20 @@ class LibvirtLink:
         flags = constant("VIR_DOMAIN_XML_INACTIVE") | constant("VIR_DOMAIN_XML_SECURE")
         return str(await self._domain_call(name, "looked at", lambda vm: vm.XMLDesc(flags)))
 
-    async def make(self, name: str, xml: str) -> DomainText | LinkError:
+    async def make(self, name: str, xml: str, check: Callable[[], None]) -> DomainText | LinkError:
         def call(lane: Lane) -> tuple[Lane, list[DomainText] | Exception]:
+            check()
             domain = lane.handles[name] = lane.connection.defineXML(xml)
             try:
                 domain.create()
                 return lane, texts_of([domain])
             except LibvirtError as problem:
+                echoes.doubt(name)
                 return lane, cast("Exception", problem)
 
-        sentence = f"VM {name!r} could not be defined"
-        lane, made = await self._connections.call("make", sentence, call, name, 0)
+        sentence, echoes = f"VM {name!r} could not be defined", self._connections.echoes
+        with echoes.of(name, MAKING):
+            lane, made = await self._connections.call("make", sentence, call, name, 0)
         if isinstance(made, Exception):
             return self._connections.failure(f"VM {name!r} could not be started", lane, made)
         if not made:
@@ -152,21 +156,32 @@ class LibvirtLink:
 
     async def remove(self, name: str, *, active: bool) -> None:
         if self._connections.is_quiet(name):
-
-            def remove(vm: Any) -> None:
-                if active:
-                    try:
-                        vm.destroy()
-                    except LibvirtError as problem:
-                        if why_of(problem) is not Why.WRONG_STATE:
-                            raise
-                _undefine(vm)
-
+            remove = partial(_remove, active=active)
             await _unless(self._domain_call(name, "removed", remove), Why.GONE)
             return
         if active:
             await _unless(self.destroy(name), Why.GONE, Why.WRONG_STATE)
         await _unless(self.undefine(name), Why.GONE)
+
+    async def remove_unchanged(self, told: DomainText) -> None:
+        name, connections = told.name, self._connections
+        changed = LinkError(f"VM {name!r} is not as it was any more", Why.CHANGED)
+
+        def remove(vm: Any) -> None:
+            if texts_of([vm]) != [told]:
+                raise changed
+            _remove(vm, active=told.active)
+            connections.forget(name)
+
+        if not connections.is_quiet(name):
+            raise changed
+        try:
+            with connections.echoes.of(name, REMOVING):
+                await self._domain_call(name, "removed", remove)
+        except LinkError as problem:
+            if problem.why is not Why.GONE:
+                raise
+            raise changed from problem
 
     async def press_power_button(self, name: str) -> None:
         flags = constant("VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN")
@@ -299,6 +314,16 @@ def _define_for_now(lane: Lane, xml: str, flags: int) -> None:
     except LibvirtError as problem:
         if why_of(problem) is not Why.GONE:  # another scheduler tried the same
             raise
+
+
+def _remove(domain: Any, *, active: bool) -> None:
+    if active:
+        try:
+            domain.destroy()
+        except LibvirtError as problem:
+            if why_of(problem) is not Why.WRONG_STATE:
+                raise
+    _undefine(domain)
 
 
 def _undefine(domain: Any) -> None:

@@ -3,7 +3,8 @@
 A name tells whose disk it is and is never given twice, since hosts may share the folder. A note is
 written before an overlay is made and erased once a VM has it, written again before that VM is
 removed and erased once the overlay is deleted: whatever a note is left of and no VM has is ours
-to delete. A note is a symbolic link, which is there whole or not at all.
+to delete. A note is a symbolic link to the overlay's folder, which is there whole or not at all;
+all notes are one link by many names, since making a file takes far longer than naming one.
 """
 
 from __future__ import annotations
@@ -69,16 +70,35 @@ class OverlayNotes:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._folder = f"{directory}.folder"
+        """The link that notes are other names of."""
 
     def write(self, path: str) -> None:
         """Note that the overlay at *path* is to go unless a VM has it."""
-        note = self._note(path)
+        note, folder = self._note(path), os.path.dirname(path)
         with suppress(FileExistsError):
+            if self._named(note, folder):
+                return
             try:
-                os.symlink(path, note)
+                os.symlink(folder, note)
             except FileNotFoundError:
                 self.directory.mkdir(parents=True, exist_ok=True)
-                os.symlink(path, note)
+                os.symlink(folder, note)
+            with suppress(OSError):  # a file system may know no such names
+                os.link(note, self._folder, follow_symlinks=False)
+
+    def _named(self, note: str, folder: str) -> bool:
+        """Whether *note* is a name of the link there was already; raises FileExistsError."""
+        try:
+            if os.readlink(self._folder) == folder:
+                os.link(self._folder, note, follow_symlinks=False)
+                return True
+            os.unlink(self._folder)
+        except FileExistsError:
+            raise
+        except OSError:
+            pass  # there is none yet, or not even a folder of notes, or it can have no more names
+        return False
 
     def erase(self, path: str) -> None:
         with suppress(FileNotFoundError):
@@ -88,11 +108,17 @@ class OverlayNotes:
         """The overlays that are noted."""
         with suppress(FileNotFoundError):
             notes = sorted(self.directory.iterdir())
-            return [os.readlink(note) for note in notes if note.is_symlink()]
+            return [_noted(note) for note in notes if note.is_symlink()]
         return []
 
     def _note(self, path: str) -> str:
         return os.path.join(self.directory, os.path.basename(path))
+
+
+def _noted(note: Path) -> str:
+    """The overlay *note* is about; an earlier version linked to that itself."""
+    target = os.readlink(note)
+    return target if os.path.basename(target) == note.name else os.path.join(target, note.name)
 
 
 def begin_overlay(path: str) -> None:

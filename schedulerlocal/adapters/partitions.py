@@ -8,7 +8,6 @@ Without systemd a partition is a folder below ``machine`` whose name libvirt end
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import re
@@ -226,9 +225,9 @@ class Partitions:
 
     def _give(self, level: Level, cpus: Cpus) -> str | None:
         folder, wanted = self._folder(level), _formatted(cpus)
-        if self._is_given(level, cpus):
-            return wanted
         before = self._asked(level)
+        if before == wanted and self.cpus(level) == cpus:
+            return wanted
         try:
             if before is None:
                 self._make(folder)
@@ -310,4 +309,4 @@ class Partitions:
         return self._folders[level]
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
-        return await asyncio.shield(self._thread.submit(call))
+        return await self._thread.outcome(self._thread.submit(call))

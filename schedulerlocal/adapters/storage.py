@@ -35,6 +35,7 @@ from schedulerlocal.adapters.overlays import (
     unused_overlays,
 )
 from schedulerlocal.adapters.qemuimg import Run, create_overlay
+from schedulerlocal.adapters.vmdisk import Base, Disk, base_changed
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -43,25 +44,6 @@ _THREADS = 4
 _MAKING_AT_ONCE = 4
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Base:
-    """What an overlay builds on, as it was when the overlay was made."""
-
-    path: str
-    size_bytes: int
-    """Of the file, not of the disk in it."""
-    mtime_ns: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Disk:
-    """A VM's disk, which is always qcow2."""
-
-    path: str
-    base: Base | None
-    """None: the disk is the image itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,19 +63,6 @@ class VmDisks:
     disks: tuple[DiskFile, ...]
     running: bool
     """Suspended and migrating count too."""
-
-
-def base_changed(base: Base) -> str | None:
-    """What is different about *base* now, as a sentence without its end; None if nothing is."""
-    try:
-        facts = os.stat(base.path)
-    except OSError as problem:
-        return f"its base image {base.path} cannot be found ({problem.strerror})"
-    if facts.st_size != base.size_bytes:
-        return f"its base image {base.path} had {base.size_bytes} bytes and has {facts.st_size}"
-    if facts.st_mtime_ns != base.mtime_ns:
-        return f"its base image {base.path} was written to"
-    return None
 
 
 class Storage:
@@ -207,7 +176,11 @@ class Storage:
 
     async def check_start(self, name: str, disk: Disk) -> None:
         """Raise WrongState if *disk*, or what it builds on, may not be used as it is by now."""
-        if unfit := await self._in_thread(self._unfit, disk):
+        await self._in_thread(self.check_start_now, name, disk)
+
+    def check_start_now(self, name: str, disk: Disk) -> None:
+        """Like :meth:`check_start`, in a thread that may wait for a disk."""
+        if unfit := self._unfit(disk):
             raise WrongState(f"VM {name!r} cannot start: {unfit}")
 
     @asynccontextmanager
@@ -284,7 +257,7 @@ class Storage:
                 run = Run()
                 making = self._makers.submit(partial(self._make, name, path, image, run))
                 try:
-                    file = await asyncio.shield(making)
+                    file = await self._makers.outcome(making)
                 except asyncio.CancelledError:
                     run.end()
                     await asyncio.wait([making], timeout=self._timeout_s)
@@ -388,7 +361,7 @@ class Storage:
         """
         future = self._in_background(work, *args, **kwargs)
         try:
-            return await asyncio.shield(future)
+            return await self._threads.outcome(future)
         except asyncio.CancelledError:
             await asyncio.wait([future], timeout=self._timeout_s)
             raise
