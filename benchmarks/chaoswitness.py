@@ -162,4 +162,10 @@ class Witness:
 
     def _story(self, tale: Tale | None) -> Iterable[str]:
         story = sorted([*self._happened, *(tale.story if tale is not None else [])])
-        return [f"  {at_s - self._begun_s:8.3f} s  {text}" for at_s, text in story[-TOLD:]]
+        # who repeats a request is told the same again and again
+        told = [
+            (at_s, text)
+            for (at_s, text), (_, before) in zip(story, [(0.0, "")] * 2 + story, strict=False)
+            if text != before
+        ]
+        return [f"  {at_s - self._begun_s:8.3f} s  {text}" for at_s, text in told[-TOLD:]]

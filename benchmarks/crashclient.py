@@ -79,7 +79,8 @@ class Answer:
     @property
     def unknown(self) -> bool:
         """Whether nobody can tell what became of it yet."""
-        return self.later and "unknown" in str(self.document.get("reason"))
+        said = str(self.document.get("reason"))
+        return self.later and (self.document.get("outcome") == "unknown" or "unknown" in said)
 
     def __str__(self) -> str:
         shown = [self.document.get(field) for field in ("code", "status", "host", "reason")]

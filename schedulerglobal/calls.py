@@ -87,13 +87,13 @@ class HostCalls:
             self._moved(host)
             return outcome
 
-    async def remove(self, host: Host, name: str) -> Outcome:
-        """Have *host* remove the VM called *name*; never ``ASK``."""
+    async def remove(self, host: Host, name: str, attempt: str = "") -> Outcome:
+        """Have *host* remove the VM called *name*, which *attempt* made; never ``ASK``."""
         if self._congested(host):
             return _CONGESTED
         with _Watch(self._fleet, host):
             try:
-                reply = await self._client.remove(host.site, name)
+                reply = await self._client.remove(host.site, name, attempt)
             except NotSent as problem:
                 return self._not_sent(host, problem)
             except NoAnswer as problem:

@@ -62,7 +62,9 @@ class HostClient(Protocol):
         """Ask for *spec*, whose ``request_id`` is the attempt's."""
         ...
 
-    async def remove(self, site: Site, name: str) -> Reply: ...
+    async def remove(self, site: Site, name: str, attempt: str = "") -> Reply:
+        """*attempt* made the VM, if we had it made: whenever this arrives, no other is removed."""
+        ...
 
     async def cancel(self, site: Site, attempt: str) -> Reply:
         """Have *attempt* refused from now on, and be told what became of it."""

@@ -102,7 +102,7 @@ class Settler:
                 )
             if not there:
                 return await self._gone(host, promise), Outcome(Meaning.DONE)
-        outcome = await self._calls.remove(host, promise.name)
+        outcome = await self._calls.remove(host, promise.name, promise.attempt)
         if outcome.meaning is Meaning.DONE:
             return await self._gone(host, promise), outcome
         return promise, outcome

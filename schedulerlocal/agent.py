@@ -22,6 +22,7 @@ from schedulercommon.errors import (
     Overloaded,
     RefusedError,
     RequestCancelled,
+    UnknownVm,
     WrongState,
 )
 from schedulercommon.levels import Level, format_level
@@ -189,13 +190,16 @@ class HostAgent:
             if not kept:
                 await keeper.discard(spec)
 
-    async def remove(self, name: str) -> None:
-        """Stop the VM called *name* by force and forget it."""
+    async def remove(self, name: str, attempt: str = "") -> None:
+        """Stop the VM called *name* by force and forget it; none but that of *attempt*, if that
+        one was here."""
         flight = self._flights.get(name)
         if flight is not None:
             await asyncio.shield(flight.answer)
         async with self._turn:
             vm = self._own(name)
+            if vm.spec.request_id != attempt and self._removed(attempt):
+                raise UnknownVm(name)  # by then, and another is called so now
             plan = plan_remove(self.state, name)
             await self._keeper.apply(plan, vm.spec, "remove", ended="removed", failed="deployed")
             self._keeper.states.pop(name, None)
@@ -313,6 +317,9 @@ class HostAgent:
 
     def _cancelled(self, spec: VmSpec) -> bool:
         return bool(spec.request_id) and self._keeper.journal.cancelled(spec.request_id)
+
+    def _removed(self, attempt: str) -> bool:
+        return bool(attempt) and self._keeper.journal.outcome(attempt) == "removed"
 
     def _refuse_cancelled(self, spec: VmSpec) -> None:
         if self._cancelled(spec):

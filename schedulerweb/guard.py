@@ -36,6 +36,10 @@ EXPECTED_HOST = "VMStack-Host"
 EPOCH = "VMStack-Epoch"
 """Header with the epoch of the global scheduler that leads: none of a former one is obeyed."""
 
+ATTEMPT = "VMStack-Attempt"
+"""Header of a removal, with the id of the request that made the VM: one that was kept back on its
+way until that VM was gone removes no other of its name."""
+
 _READING = frozenset(("GET", "HEAD", "OPTIONS"))
 _LONGEST_EPOCH = 18  # digits
 _LONGEST_TOKEN_FILE = 64 * 1024

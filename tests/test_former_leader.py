@@ -41,9 +41,9 @@ class Late:
         await self._pass("deploy")
         return await self._client.deploy(site, spec)
 
-    async def remove(self, site: Site, name: str) -> Reply:
+    async def remove(self, site: Site, name: str, attempt: str = "") -> Reply:
         await self._pass("remove")
-        return await self._client.remove(site, name)
+        return await self._client.remove(site, name, attempt)
 
     async def _pass(self, what: str) -> None:
         if what in self.stopped:

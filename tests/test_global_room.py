@@ -285,8 +285,8 @@ class Stumbling:
     async def deploy(self, site: Site, spec: VmSpec) -> Reply:
         return await self._client.deploy(site, spec)
 
-    async def remove(self, site: Site, name: str) -> Reply:
-        return await self._client.remove(site, name)
+    async def remove(self, site: Site, name: str, attempt: str = "") -> Reply:
+        return await self._client.remove(site, name, attempt)
 
     async def cancel(self, site: Site, attempt: str) -> Reply:
         return await self._client.cancel(site, attempt)

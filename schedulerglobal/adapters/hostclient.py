@@ -11,6 +11,7 @@ import asyncio
 import json
 import os
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -24,7 +25,7 @@ from schedulerglobal.adapters.statusreading import read_host, read_names, read_s
 from schedulerglobal.core.outcomes import Reply, one_line
 from schedulerglobal.office import Office
 from schedulerglobal.ports import NoAnswer, NotAllowed, NotSent, Report, Site
-from schedulerweb.guard import EPOCH, EXPECTED_HOST
+from schedulerweb.guard import ATTEMPT, EPOCH, EXPECTED_HOST
 
 T = TypeVar("T")
 
@@ -121,19 +122,27 @@ class HttpHosts:
         )
         return await self._published(site.url, query)
 
-    async def remove(self, site: Site, name: str) -> Reply:
+    async def remove(self, site: Site, name: str, attempt: str = "") -> Reply:
         quoted = quote(name, safe="")
         if site.typed:
-            return await self.ask(site, "DELETE", f"/v1/vms/{quoted}")
+            more = {ATTEMPT: attempt} if attempt else {}
+            return await self.ask(site, "DELETE", f"/v1/vms/{quoted}", more=more)
         return await self._published(site.url, f"/remove?name={quoted}")
 
     async def cancel(self, site: Site, attempt: str) -> Reply:
         return await self.ask(site, "DELETE", f"/v1/requests/{attempt}")
 
     async def ask(
-        self, site: Site, method: str, path: str, document: Mapping[str, Any] | None = None
+        self,
+        site: Site,
+        method: str,
+        path: str,
+        document: Mapping[str, Any] | None = None,
+        *,
+        more: Mapping[str, str] = MappingProxyType({}),
     ) -> Reply:
-        headers = {EXPECTED_HOST: site.name}
+        """*more* are headers."""
+        headers = {EXPECTED_HOST: site.name, **more}
         if method != "GET":
             headers |= self._in_office()
         status, _, answer = await self._send(

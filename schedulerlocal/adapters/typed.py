@@ -20,6 +20,7 @@ from schedulerprocess.events import Subscription
 from schedulerweb.answers import DONE, answer, json_bytes, with_etag
 from schedulerweb.body import read_document
 from schedulerweb.console import console_answer, read_tail
+from schedulerweb.guard import ATTEMPT
 from schedulerweb.query import read_parameters, shown
 from schedulerweb.stream import Message, Streams, last_event_id
 
@@ -90,7 +91,7 @@ class TypedRoutes:
 
     async def remove(self, request: web.Request) -> web.Response:
         read_parameters(request)
-        await self._agent.remove(self._name(request))
+        await self._agent.remove(self._name(request), request.headers.get(ATTEMPT, ""))
         return answer(DONE)
 
     async def power(self, request: web.Request) -> web.Response:
