@@ -317,7 +317,7 @@ def test_every_answer_has_an_explanation() -> None:
 
 
 async def test_who_waited_for_a_vm_removed_since_is_told_of_its_making(tmp_path: Path) -> None:
-    async with running(tmp_path, faults="slow@1:0.2") as web:
+    async with running(tmp_path, faults="slow@1:1") as web:
         first = asyncio.create_task(web.deploy("a"))
         # the disk is being made: whoever comes now waits for that
         while not web.hypervisor.points:
