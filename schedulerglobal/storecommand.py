@@ -37,14 +37,12 @@ def run_store_command(arguments: Sequence[str], env: Mapping[str, str]) -> None:
     options.add_argument("--json", action="store_true", help="say what was copied as JSON")
     chosen = options.parse_args(arguments)
 
-    from schedulerglobal.adapters.stores import sole_store_for
+    from schedulerglobal.adapters.stores import sole_store_for, store_to_read
     from schedulerglobal.storecopy import copy_store
 
     cluster = chosen.cluster if chosen.cluster is not None else env.get("SCG_CLUSTER", "")
-    source, target = (
-        sole_store_for(url, cluster, setting)
-        for url, setting in ((chosen.source, "FROM"), (chosen.target, "TO"))
-    )
+    source = store_to_read(chosen.source, cluster, "FROM")
+    target = sole_store_for(chosen.target, cluster, "TO")
     hosts, promises = asyncio.run(copy_store(source, target, _shown))
     if chosen.json:
         sys.stdout.write(json.dumps({"hosts": hosts, "vms": promises}) + "\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from schedulercommon.errors import InputError
-from schedulerglobal.ports import Change, PutHost, PutPromise, PutShares, Store
+from schedulerglobal.ports import Change, Contents, PutHost, PutPromise, PutShares, Store
 
 AT_ONCE = 500
 
@@ -16,11 +16,14 @@ async def copy_store(
     """Write all that *source* holds to *target*, which must be empty; returns how many hosts and
     promises that were.
 
-    *progress* is told how many of how many are written. Raises InputError for a target that holds
-    anything, and as the stores do; a copy that failed half-way leaves a target to be emptied.
+    *progress* is told how many of how many are written. Raises InputError for a source that holds
+    nothing and a target that holds anything, and as the stores do; a copy that failed half-way
+    leaves a target to be emptied.
     """
     contents = await source.open()
     try:
+        if contents == Contents((), ()):
+            raise InputError("the store to copy from holds nothing; name the one that is in use")
         there = await target.open()
         try:
             if there.hosts or there.promises:

@@ -56,7 +56,7 @@ class SqliteStore:
 
     def __init__(self, path: Path, patience_s: float = 5.0) -> None:
         """*patience_s* is how long another program's lock on the file is waited for."""
-        self._path = path
+        self.path = path
         self._patience_s = patience_s
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         """What is to be written; None comes last."""
@@ -82,7 +82,7 @@ class SqliteStore:
     async def write(self, *changes: Change) -> None:
         """A caller that stops waiting does not stop its write."""
         if self._closed:
-            raise StoreUnavailable(f"the store {self._path} is closed; start again")
+            raise StoreUnavailable(f"the store {self.path} is closed; start again")
         assert self._thread is not None, "a store is opened before it is written"
         work = [each for change in changes for each in statements(change)]
         if work:
@@ -102,9 +102,9 @@ class SqliteStore:
 
     def _serve(self, opened: _Waiting) -> None:
         try:
-            with _sole_use(self._path), closing(self._connect()) as connection:
-                contents = _prepared(connection, self._path)
-                identity = _identity(self._path)
+            with _sole_use(self.path), closing(self._connect()) as connection:
+                contents = _prepared(connection, self.path)
+                identity = _identity(self.path)
                 self._answer([(opened, contents)])
                 while self._take_batch():
                     self._answer(self._written(connection, identity))
@@ -112,7 +112,7 @@ class SqliteStore:
         except VmStackError as problem:
             self._answer([(opened, problem)])
         except sqlite3.Error as problem:
-            self._answer([(opened, _opening_fault(self._path, problem))])
+            self._answer([(opened, _opening_fault(self.path, problem))])
         except BaseException as bug:
             # nobody may wait for a thread that is no more
             self._closed = True
@@ -123,9 +123,9 @@ class SqliteStore:
             raise
 
     def _connect(self) -> sqlite3.Connection:
-        _check_kind(self._path)
+        _check_kind(self.path)
         return sqlite3.connect(
-            os.path.realpath(self._path), timeout=self._patience_s, isolation_level=None
+            os.path.realpath(self.path), timeout=self._patience_s, isolation_level=None
         )
 
     def _take_batch(self) -> bool:
@@ -147,7 +147,7 @@ class SqliteStore:
             connection.execute("BEGIN IMMEDIATE")
             outcomes = [(done, _perform(connection, work)) for work, done in self._batch]
             # SQLite would go on writing to a file that nobody finds any more
-            if _identity(self._path) == identity:
+            if _identity(self.path) == identity:
                 connection.execute("COMMIT")
                 return outcomes
             problem = "was removed or replaced; put it back, or start again with the one there"
@@ -157,7 +157,7 @@ class SqliteStore:
         if connection.in_transaction:
             with suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
-        said = f"the store {self._path} {problem}"
+        said = f"the store {self.path} {problem}"
         return [(done, StoreUnavailable(said)) for _, done in self._batch]
 
     def _answer(self, answers: Sequence[tuple[_Waiting, object]]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from schedulercommon.errors import ConfigError
+from schedulercommon.errors import ConfigError, InputError
 from schedulerglobal.adapters.addresses import is_database, shown_address
 from schedulerglobal.adapters.sqlitestore import SqliteStore
 from schedulerglobal.config import is_shared
@@ -50,6 +50,14 @@ def shared_store_for(url: str, cluster: str, setting: str = "SCG_STORE") -> Shar
     from schedulerglobal.adapters.postgresstore import PostgresStore
 
     return PostgresStore(url, cluster)
+
+
+def store_to_read(url: str, cluster: str, setting: str) -> Store:
+    """Like :func:`sole_store_for`; raises InputError rather than make a file that is not there."""
+    store = sole_store_for(url, cluster, setting)
+    if isinstance(store, SqliteStore) and not store.path.exists():
+        raise InputError(f"{setting}: there is no store {store.path}; name the one that is in use")
+    return store
 
 
 def sole_store_for(url: str, cluster: str, setting: str) -> Store:
