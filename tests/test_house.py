@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 DOTENV = (ROOT / "dotenv").read_text()
 PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"] + [
-    f"docs/decisions/{page.name}" for page in sorted((ROOT / "docs/decisions").glob("*.md"))
+    str(page.relative_to(ROOT)) for page in sorted((ROOT / "docs").rglob("*.md"))
 ]
 
 SETTINGS = """
