@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from schedulercommon.errors import HostUnreachable, NotLeader, RefusedError, StoreUnavailable
+from schedulerglobal.doubt import ask_again
 
 T = TypeVar("T")
 
-UNKNOWN = {"outcome": "unknown"}
-"""What a refusal tells programs beside, if what was asked may be done all the same."""
 _FOREVER = float("inf")
 
 
@@ -33,11 +32,7 @@ class Leader:
 
 def lead_lost() -> HostUnreachable:
     """The answer to who asked for what was cut off in the middle."""
-    problem = HostUnreachable(
-        "outcome unknown, repeat the same request: this global scheduler lost the lead meanwhile"
-    )
-    problem.details = UNKNOWN
-    return problem
+    return ask_again(HostUnreachable, "this global scheduler lost the lead meanwhile")
 
 
 class Office:

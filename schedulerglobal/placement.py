@@ -31,8 +31,9 @@ from schedulerglobal.core.policies import Policy, parse_policy
 from schedulerglobal.core.promises import Promise, Status
 from schedulerglobal.core.ranking import Ranker, Verdict
 from schedulerglobal.core.view import Shape, shape_of
+from schedulerglobal.doubt import ask_again, in_doubt
 from schedulerglobal.fleet import Fleet, Host
-from schedulerglobal.office import UNKNOWN, lead_lost
+from schedulerglobal.office import lead_lost
 from schedulerglobal.orders import Order, resolved
 from schedulerglobal.settling import Settler
 from schedulerprocess.events import EventLog
@@ -113,8 +114,7 @@ class Placer:
             return replace(answer, created=False)
         flight = _Flight(spec, asyncio.get_running_loop().create_future())
         self._flights[spec.name] = flight
-        answer = HostUnreachable("the deploy was interrupted; repeat the same request")
-        answer.details = UNKNOWN
+        answer = in_doubt(HostUnreachable("the deploy was interrupted; repeat the same request"))
         try:
             async with self._book.turn(spec.name):
                 answer = await self._deploy(spec, order)
@@ -262,8 +262,7 @@ class Placer:
                 f"host {host.name} has it, but that could not be written down ({problem});"
                 " repeat the same request"
             )
-            fault.details = UNKNOWN
-            raise fault from problem
+            raise in_doubt(fault) from problem
         self._events.record("deployed", vm=placed.name, host=host.name, id=placed.attempt)
         return Placement(placed, created=True, said=outcome.document)
 
@@ -348,9 +347,8 @@ def _taken(name: str, why: str) -> NameTaken:
 
 
 def _unknown(promise: Promise) -> HostUnreachable:
-    problem = HostUnreachable(
-        f"outcome unknown, repeat the same request: host {promise.host} did not say what became"
-        f" of {promise.name!r} ({promise.reason or 'it cannot be reached'})"
+    why = promise.reason or "it cannot be reached"
+    return ask_again(
+        HostUnreachable,
+        f"host {promise.host} did not say what became of {promise.name!r} ({why})",
     )
-    problem.details = UNKNOWN
-    return problem

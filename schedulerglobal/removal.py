@@ -17,8 +17,8 @@ from schedulerglobal.book import Book
 from schedulerglobal.calls import HostCalls
 from schedulerglobal.core.outcomes import Meaning, Outcome
 from schedulerglobal.core.promises import Promise, Status
+from schedulerglobal.doubt import in_doubt
 from schedulerglobal.fleet import Fleet
-from schedulerglobal.office import UNKNOWN
 from schedulerglobal.settling import Settler
 from schedulerprocess.events import EventLog
 
@@ -73,7 +73,7 @@ class Remover:
                 return Removal(done=False, reason="whoever leads now goes on with it")
             except StoreUnavailable as problem:
                 self._settler.pursue(name)
-                problem.details = UNKNOWN
+                in_doubt(problem)
                 raise
             if promise.status is Status.GONE:
                 return Removal(done=True)
@@ -109,10 +109,11 @@ class Remover:
             self._book.take_away(host.name, name)
             return Removal(done=True)
         if outcome.meaning is Meaning.UNKNOWN or outcome.code == "host-unreachable":
-            raise HostUnreachable(
+            problem = HostUnreachable(
                 f"host {host.name}, where {name!r} was found, does not say whether it is removed"
                 f" ({outcome.reason}); repeat the request"
             )
+            raise in_doubt(problem) if outcome.meaning is Meaning.UNKNOWN else problem
         raise HostRefused(host.name, outcome.code, outcome.reason)
 
 

@@ -35,11 +35,12 @@ from schedulerglobal.core.policies import Policy
 from schedulerglobal.core.promises import Promise, Status
 from schedulerglobal.core.ranking import Ranker, Turn
 from schedulerglobal.core.view import Shape
+from schedulerglobal.doubt import in_doubt
 from schedulerglobal.fleet import Fleet, Host
 from schedulerglobal.following import Following
 from schedulerglobal.hostadmin import HostAdmin
 from schedulerglobal.leadership import Leadership
-from schedulerglobal.office import UNKNOWN, Office, lead_lost
+from schedulerglobal.office import Office, lead_lost
 from schedulerglobal.orders import Order
 from schedulerglobal.placement import Placement, Placer
 from schedulerglobal.polling import Poller
@@ -284,9 +285,7 @@ class ClusterScheduler:
                 f"host {host.name} did not answer ({reply.reason}); look at the VM, then"
                 " repeat the request"
             )
-            if reply.meaning is Meaning.UNKNOWN:
-                problem.details = UNKNOWN
-            raise problem
+            raise in_doubt(problem) if reply.meaning is Meaning.UNKNOWN else problem
         answer = _understood(host, reply.status, reply.document)
         self.events.record(rest.strip("/"), vm=name, host=host.name)
         self.poller.soon(host)

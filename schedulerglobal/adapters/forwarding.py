@@ -12,7 +12,8 @@ from yarl import URL
 
 from schedulercommon.errors import HostUnreachable, NotLeader
 from schedulerglobal.adapters.hostclient import once
-from schedulerglobal.office import UNKNOWN, Office
+from schedulerglobal.doubt import ask_again
+from schedulerglobal.office import Office
 from schedulerglobal.ports import NoAnswer
 from schedulerweb.guard import Handler
 
@@ -114,11 +115,7 @@ class Forwarder:
 
 
 def _unknown(who: str) -> HostUnreachable:
-    fault = HostUnreachable(
-        f"outcome unknown, repeat the same request: the global scheduler that {who}"
-    )
-    fault.details = UNKNOWN
-    return fault
+    return ask_again(HostUnreachable, f"the global scheduler that {who}")
 
 
 def _changes(request: web.Request, handler: Handler, changing: frozenset[Handler]) -> bool:

@@ -23,6 +23,8 @@ from schedulercommon.errors import NameTaken, NotLeader, RefusedError, StoreUnav
 from schedulerglobal.adapters.postgresfaults import AWAY, refusal
 from schedulerglobal.adapters.postgresschema import IN_OFFICE, PUT_PROMISES, statements
 from schedulerglobal.adapters.rows import promise_values
+from schedulerglobal.core.promises import Promise
+from schedulerglobal.doubt import ask_again
 from schedulerglobal.ports import Change, PutPromise
 
 MOST_AT_ONCE = 256
@@ -48,9 +50,12 @@ class _Job:
     done: asyncio.Future[None]
 
     @property
-    def simple(self) -> bool:
-        """Whether it can be written with others in one statement."""
-        return len(self.changes) == 1 and isinstance(self.changes[0], PutPromise)
+    def promise(self) -> Promise | None:
+        """What it puts, if that is all it does: then it is written with others in one statement."""
+        match self.changes:
+            case [PutPromise(promise)]:
+                return promise
+        return None
 
 
 class Writer:
@@ -151,8 +156,8 @@ class Writer:
     async def _put(self, batch: Sequence[_Job]) -> None:
         if self._connection is None or self._connection.is_closed():
             self._connection = await self._connect()
-        for simple, jobs in groupby(batch, key=lambda job: job.simple):
-            if simple:
+        for alone, jobs in groupby(batch, key=lambda job: job.promise is not None):
+            if alone:
                 for some in _without_repeats(list(jobs)):
                     await self._put_together(self._connection, some)
             else:
@@ -161,7 +166,7 @@ class Writer:
 
     async def _put_together(self, connection: Connection, jobs: Sequence[_Job]) -> None:
         """Promises of different keys, in one statement; one by one if one of them is refused."""
-        rows = [promise_values(job.changes[0].promise) for job in jobs]  # type: ignore[union-attr]
+        rows = [promise_values(promise) for job in jobs if (promise := job.promise)]
         columns = [list(column) for column in zip(*rows, strict=True)]
         epoch = jobs[0].epoch
         try:
@@ -212,9 +217,9 @@ def _unheard(putting: asyncio.Task[None]) -> None:
 def _without_repeats(jobs: Sequence[_Job]) -> Iterator[list[_Job]]:
     """*jobs* in order, cut wherever a promise comes again."""
     some: list[_Job] = []
-    keys: set[str] = set()
+    keys: set[str | None] = set()
     for job in jobs:
-        key = job.changes[0].promise.key  # type: ignore[union-attr]
+        key = job.promise.key if job.promise else None
         if key in keys:
             yield some
             some, keys = [], set()
@@ -241,9 +246,7 @@ def _blame(problem: BaseException, name: str) -> RefusedError:
 
 def _unknown(problem: str) -> RefusedError:
     why = problem or "this global scheduler lost the lead meanwhile"
-    fault = StoreUnavailable(f"outcome unknown, repeat the same request: {why}")
-    fault.details = {"outcome": "unknown"}
-    return fault
+    return ask_again(StoreUnavailable, why)
 
 
 def _not_leader() -> NotLeader:
