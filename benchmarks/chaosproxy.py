@@ -8,6 +8,7 @@ a local scheduler.
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Coroutine
 from enum import StrEnum
 from random import Random
@@ -26,7 +27,7 @@ class Wire(StrEnum):
     HALF_CLOSED = "closes one direction in the middle of a request or of its answer"
 
 
-class Proxy:
+class Proxy(ABC):
     """Listens on a port of its own; to be closed."""
 
     def __init__(self, port: int) -> None:
@@ -55,8 +56,8 @@ class Proxy:
         for writer in tuple(self._writers):
             writer.transport.abort()
 
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None: ...
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
