@@ -185,6 +185,19 @@ async def test_vms_that_were_found_are_listed_and_can_be_removed(
         assert (await web.deploy("found")).status == 201
 
 
+async def test_removing_what_was_found_may_be_done_without_an_answer(tmp_path: Path) -> None:
+    host = FakeHost("a")
+    host.run("found", 2)
+    async with fake_hosts(host) as urls, cluster(tmp_path, *urls) as web:
+        host.manners["remove"] = resets
+        answer = await web.remove("found")
+        assert (answer.status, answer.json["code"]) == (503, "host-unreachable")
+        assert answer.json["outcome"] == "unknown"
+        del host.manners["remove"]
+        assert (await web.remove("found")).json["success"] is True
+        assert host.vms == {}
+
+
 ODD_NAMES = ["web server 1", "a/b", "..", "x?y=1#z", "é", "%2e", "a" * 200, "<b>", "a\nb", "'\""]
 
 
