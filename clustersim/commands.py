@@ -35,7 +35,7 @@ from clustersim.placements import (
     write_lines,
 )
 from clustersim.size import Sized, least_hosts
-from clustersim.strategies import default_policies, parse_policies, parse_strategy
+from clustersim.strategies import DEFAULT, parse_policies, parse_strategy
 from clustersim.workload import HostSize, Workload
 from schedulercommon.errors import UsageError
 from schedulercommon.levels import MIB_PER_GB
@@ -52,7 +52,7 @@ def add_size_options(options: Options) -> None:
     options.add_argument(
         "--policy",
         metavar="A,B",
-        help=f"policies to compare ({','.join(default_policies())})",
+        help=f"policies to compare ({','.join(DEFAULT)})",
     )
     _add_placements(options)
     options.add_argument("--json", action="store_true", help="print the bound and the hosts only")
@@ -61,7 +61,7 @@ def add_size_options(options: Options) -> None:
 def size(chosen: Namespace) -> None:
     """Raises UsageError, InputError and OutputError."""
     host = chosen_host(chosen)
-    policies = default_policies()
+    policies = DEFAULT
     if chosen.policy is not None:
         policies = read_option("--policy", chosen.policy, parse_policies)
     seed = chosen_seed(chosen)

@@ -12,16 +12,12 @@ from typing import TypeVar
 from clustersim.cells import COLUMN_GENERATION, Cell, Setting
 from clustersim.distributions import PROVIDERS
 from clustersim.executors import LOCAL, all_cores, check_executor
-from clustersim.generator import RANK_CORRELATION, TURNOVER
 from clustersim.options import (
-    DAYS,
-    VMS,
+    add_drawn,
     add_host,
+    chosen_drawn,
     chosen_host,
-    parse_correlation,
-    parse_days,
     parse_mix,
-    parse_turnover,
     parse_whole,
     read_option,
 )
@@ -38,7 +34,6 @@ FOLDER = "results/packing"
 _MOST_SEED = 1_000_000
 _MOST_CELLS = 1_000_000
 _MOST_WORKERS = 1_024
-_MOST_VMS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,20 +67,7 @@ def add_sweep_options(options: Options) -> None:
         action="store_true",
         help="prove a bound for each workload by column generation too, timed apart",
     )
-    add("--vms", metavar="N", default=str(VMS), help=f"VMs to begin with ({VMS})")
-    add("--days", metavar="D", default=f"{DAYS:g}", help=f"how long ({DAYS:g})")
-    add(
-        "--turnover",
-        metavar="X",
-        default=f"{TURNOVER:g}",
-        help=f"arrivals, and departures, a day for each VM ({TURNOVER:g})",
-    )
-    add(
-        "--correlation",
-        metavar="X",
-        default=f"{RANK_CORRELATION:g}",
-        help=f"of the ranks of vCPUs and memory, -1 to 1 ({RANK_CORRELATION:g})",
-    )
+    add_drawn(options)
     add_host(options)
     add("--output", metavar="DIR", default=FOLDER, help=f"where the results go ({FOLDER})")
     add("--workers", metavar="N", help="processes of this machine (one for each of its CPUs)")
@@ -99,13 +81,7 @@ def add_sweep_options(options: Options) -> None:
 
 def chosen_grid(chosen: Namespace) -> Grid:
     """Raises UsageError."""
-    setting = Setting(
-        chosen_host(chosen),
-        read_option("--vms", chosen.vms, lambda text: parse_whole(text, 1, _MOST_VMS)),
-        read_option("--days", chosen.days, parse_days),
-        read_option("--turnover", chosen.turnover, parse_turnover),
-        read_option("--correlation", chosen.correlation, parse_correlation),
-    )
+    setting = Setting(chosen_host(chosen), **chosen_drawn(chosen))
     policies = read_option(
         "--policy", POLICIES if chosen.policy is None else chosen.policy, parse_policies
     )

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from itertools import pairwise
 from math import inf
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
 from clustersim.distributions import PROVIDERS
 from clustersim.engine import Outage
@@ -38,6 +38,15 @@ _DRAWN = ("mix", "vms", "days", "turnover", "correlation")
 """Options that say nothing of a workload that is read."""
 
 
+class Drawn(TypedDict):
+    """What a drawn workload is like, whosever VMs it has."""
+
+    vms: int
+    days: float
+    turnover: float
+    correlation: float
+
+
 def add_host(options: Options) -> None:
     options.add_argument(
         "--host", metavar="CPUSxGB", default=HOST, help=f"the size of every host ({HOST})"
@@ -59,6 +68,12 @@ def add_workload(options: Options, *, traces: bool = True) -> None:
     options.add_argument(
         "--mix", metavar="P,P,P", help="per cent of the VMs at levels 1, 2 and 3; 50,0,50 say"
     )
+    add_drawn(options)
+    options.add_argument("--seed", metavar="N", default="0", help="what chance is drawn from (0)")
+
+
+def add_drawn(options: Options) -> None:
+    """What :func:`chosen_drawn` reads."""
     options.add_argument("--vms", metavar="N", help=f"VMs to begin with ({VMS})")
     options.add_argument("--days", metavar="D", help=f"how long ({DAYS:g})")
     options.add_argument(
@@ -71,11 +86,6 @@ def add_workload(options: Options, *, traces: bool = True) -> None:
         metavar="X",
         help=f"of the ranks of vCPUs and memory, -1 to 1 ({RANK_CORRELATION:g})",
     )
-    add_seed(options)
-
-
-def add_seed(options: Options) -> None:
-    options.add_argument("--seed", metavar="N", default="0", help="what chance is drawn from (0)")
 
 
 def chosen_workload(chosen: Namespace) -> Trace:
@@ -106,9 +116,16 @@ def chosen_recipe(chosen: Namespace) -> Recipe:
     return Recipe(
         provider=chosen.workload,
         mix=read_option("--mix", chosen.mix, parse_mix),
+        seed=chosen_seed(chosen),
+        **chosen_drawn(chosen),
+    )
+
+
+def chosen_drawn(chosen: Namespace) -> Drawn:
+    """Of the options of :func:`add_drawn`."""
+    return Drawn(
         vms=_number(chosen, "vms", VMS, lambda text: parse_whole(text, 1, _MOST_VMS)),
         days=_number(chosen, "days", DAYS, parse_days),
-        seed=chosen_seed(chosen),
         turnover=_number(chosen, "turnover", TURNOVER, parse_turnover),
         correlation=_number(chosen, "correlation", RANK_CORRELATION, parse_correlation),
     )

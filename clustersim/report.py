@@ -16,6 +16,7 @@ from clustersim.published import percents
 from clustersim.strategies import DEDICATED
 from clustersim.summary import MixSummary, PolicySummary, Spread, Summary, summarise
 from schedulercommon.errors import InputError, OutputError, UsageError
+from schedulercommon.levels import MIB_PER_GB
 from schedulerprocess.options import Options
 
 Table = tuple[str, tuple[str, ...], Sequence[tuple[str, ...]]]
@@ -95,7 +96,7 @@ def policy_table(summary: Summary) -> Table:
         for name, each in summary.policies.items()
     ]
     setting = summary.setting
-    gigabytes = f"{setting.host.memory_mib / 1024:g}"
+    gigabytes = f"{setting.host.memory_mib / MIB_PER_GB:g}"
     title = (
         f"{len(summary.mixes)} mixes, {len(summary.seeds)} seeds: {setting.vms} VMs to begin with,"
         f" {setting.days:g} days, hosts of {setting.host.cpus} CPUs and {gigabytes} GB."

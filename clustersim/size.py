@@ -12,7 +12,7 @@ from clustersim.engine import MOVE, REMOVE, Event, Outcome, Strategy, run
 from clustersim.hosts import SimulatedHosts
 from clustersim.strategies import parse_strategy, strategy_of_a_level
 from clustersim.workload import HostSize, Workload
-from schedulercommon.levels import Level
+from schedulercommon.levels import MIB_PER_GB, Level
 
 FILLING = frozenset(
     {"first-fit", "best-fit", "product", "concentrated"}
@@ -41,7 +41,7 @@ class Sized:
 
     @property
     def moved_gb(self) -> float:
-        return self.moved_mib / 1024
+        return self.moved_mib / MIB_PER_GB
 
 
 def least_hosts(

@@ -10,6 +10,7 @@ from statistics import fmean
 from clustersim.cells import COLUMN_GENERATION, Row, Setting
 from clustersim.published import BY_MIX, Mix, PublishedRow
 from clustersim.strategies import DEDICATED
+from schedulercommon.levels import MIB_PER_GB
 
 ORDER = (
     *(DEDICATED, "progress", "first-fit", "best-fit", "product", "tight"),
@@ -156,7 +157,7 @@ def _policy(
         else None,
         saving=fmean(savings) if savings else None,
         moves=fmean(row.moves for row in rows),
-        moved_gb=fmean(row.moved_mib for row in rows) / 1024,
+        moved_gb=fmean(row.moved_mib for row in rows) / MIB_PER_GB,
         free_cpus=sum(each.free_cpus for each in there) / max(cpus, 1),
         free_memory=sum(each.free_memory_mib for each in there) / max(memory_mib, 1),
         cdf=cdf(rows),

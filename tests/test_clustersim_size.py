@@ -15,7 +15,7 @@ from clustersim.engine import run
 from clustersim.hosts import SimulatedHosts
 from clustersim.placements import PLACEMENT_COLUMNS, placement_lines, trace_lines
 from clustersim.size import FILLING, least_hosts
-from clustersim.strategies import REBALANCERS, default_policies, parse_strategy
+from clustersim.strategies import DEFAULT, REBALANCERS, parse_strategy
 from clustersim.workload import HostSize, Workload
 from schedulerglobal.core.policies import POLICIES
 from tests.placementcheck import hosts_used, volume
@@ -113,7 +113,7 @@ def test_a_generated_workload_is_sized_the_same_from_its_trace(tmp_path: Path) -
     assert done("size", f"--trace={trace}", "--json", f"--placements={again}") == answer
     assert direct.read_bytes() == again.read_bytes()
     hosts = json.loads(answer)["hosts"]
-    assert tuple(hosts) == default_policies()
+    assert tuple(hosts) == DEFAULT
     used = hosts_used(direct.read_text(), trace.read_text(), 32, 128 * 1024)
     assert used.keys() == hosts.keys()
     assert all(used[policy] <= hosts[policy] for policy in hosts)
