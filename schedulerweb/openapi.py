@@ -81,6 +81,18 @@ def document(
     }
 
 
+def ref(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": _REF.format(model=model.__name__)}
+
+
+def array_of(model: type[BaseModel]) -> dict[str, Any]:
+    return {"type": "array", "items": ref(model)}
+
+
+def either(*models: type[BaseModel]) -> dict[str, Any]:
+    return {"anyOf": [ref(model) for model in models]}
+
+
 def _described(operation: Operation) -> dict[str, Any]:
     described: dict[str, Any] = {
         "operationId": operation.name,
@@ -92,7 +104,7 @@ def _described(operation: Operation) -> dict[str, Any]:
     if operation.body is not None:
         described["requestBody"] = {
             "required": operation.body_needed,
-            "content": {"application/json": {"schema": _ref(operation.body)}},
+            "content": {"application/json": {"schema": ref(operation.body)}},
         }
     if operation.public:
         described["security"] = []
@@ -111,13 +123,13 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
 
 def _responses(operation: Operation) -> dict[str, Any]:
     answer = operation.answer
-    schema = _ref(answer) if isinstance(answer, type) else dict(answer)
+    schema = ref(answer) if isinstance(answer, type) else dict(answer)
     done: dict[str, Any] = {
         "description": operation.summary,
         "content": {operation.media: {"schema": schema}},
     }
     if operation.as_json is not None:
-        done["content"]["application/json"] = {"schema": _ref(operation.as_json)}
+        done["content"]["application/json"] = {"schema": ref(operation.as_json)}
     if operation.etag:
         done["headers"] = {
             "ETag": {"description": "the host's generation", "schema": {"type": "string"}}
@@ -139,12 +151,8 @@ def _responses(operation: Operation) -> dict[str, Any]:
 def _refusal(*codes: str) -> dict[str, Any]:
     return {
         "description": "refused: " + ", ".join(codes),
-        "content": {"application/json": {"schema": _ref(Refusal)}},
+        "content": {"application/json": {"schema": ref(Refusal)}},
     }
-
-
-def _ref(model: type[BaseModel]) -> dict[str, str]:
-    return {"$ref": _REF.format(model=model.__name__)}
 
 
 def _schemas(operations: Iterable[Operation], models: Iterable[type[BaseModel]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the OpenAPI documents of both tiers have in common: the published routes' parts."""
+"""Parameters and schemas that the OpenAPI documents of both tiers have in common."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from typing import Any
 
 from schedulercommon import wire
 from schedulercommon.model import MAX_VCPUS
-from schedulerweb.console import MOST_BYTES, MOST_LINES
-from schedulerweb.openapi import Operation, Parameter
+from schedulerweb.openapi import Parameter
 
 TEXT: dict[str, Any] = {"type": "string"}
 NUMBER: dict[str, Any] = {"type": "number"}
-STATUS = {
+HOST_STATUS = {
     "type": "object",
     "required": ["cpu", "mem"],
     "properties": {
@@ -68,33 +67,6 @@ IMAGE = Parameter(
     schema={"type": "string", "pattern": wire.IMAGE_PATTERN},
     description="path of the image, under the host's image folders",
 )
-CONSOLE = Operation(
-    method="get",
-    path="/v1/vms/{name}/console",
-    name="console",
-    summary="The end of what the guest wrote to its serial console",
-    answer=TEXT,
-    parameters=(
-        VM_NAME,
-        Parameter(
-            name="lines",
-            place="query",
-            schema={"type": "integer", "minimum": 1, "maximum": MOST_LINES},
-            description="the last so many lines",
-            required=False,
-        ),
-        Parameter(
-            name="bytes",
-            place="query",
-            schema={"type": "integer", "minimum": 1, "maximum": MOST_BYTES},
-            description="no more than the last so many bytes (65536, with lines 524288)",
-            required=False,
-        ),
-    ),
-    codes=("unknown-vm", "wrong-state", "hypervisor-failed", "not-ready"),
-    media="text/plain",
-    as_json=wire.ConsoleAnswer,
-)
 LAST_EVENT = Parameter(
     name="Last-Event-ID",
     place="header",
@@ -102,22 +74,3 @@ LAST_EVENT = Parameter(
     description="go on after this event, as far as it is still kept",
     required=False,
 )
-PROBES = [
-    Operation(
-        method="get",
-        path=path,
-        name=path[1:],
-        summary=summary,
-        answer={
-            "type": "object",
-            "required": ["status"],
-            "properties": {"status": TEXT},
-        },
-        codes=codes,
-        public=True,
-    )
-    for path, summary, codes in (
-        ("/healthz", "Whether the service lives", ()),
-        ("/readyz", "Whether it knows its host", ("not-ready",)),
-    )
-]

@@ -4,25 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
-from typing import Any
-
-from pydantic import BaseModel
 
 from schedulercommon import clusterwire, wire
 from schedulerglobal.adapters.typed import HOST_VERBS, VERBS
+from schedulerweb import openapishared as shared
 from schedulerweb.answers import json_bytes
-from schedulerweb.openapi import Operation, Parameter, document
-from schedulerweb.openapiparts import (
-    ASKED_NAME,
-    CONSOLE,
-    IMAGE,
-    LAST_EVENT,
-    PROBES,
-    SIZE,
-    STATUS,
-    TEXT,
-    VM_NAME,
-)
+from schedulerweb.openapi import Operation, Parameter, array_of, document, either
+from schedulerweb.openapiparts import HOST_STATUS, SIZE, TEXT
 
 _VERSION = "1.0"
 _ABOUT = (
@@ -68,19 +56,9 @@ _CHANGE = ("forbidden", "not-ready", "not-leader", "store-unavailable", "host-un
 _PLACING = (*_CHANGE, "name-taken", "no-capacity", "wrong-state", "hypervisor-failed")
 _OF_A_VM = (*_CHANGE, "unknown-vm", "wrong-state", "hypervisor-failed", "too-large")
 _OF_A_HOST = (*_CHANGE, "unknown-host", "wrong-state", "too-large")
-_VERB_SUMMARIES = {
-    "start": "Start a VM that is down",
-    "shutdown": "Ask the guest to shut down; force pulls the plug",
-    "reboot": "Ask the guest to reboot",
-    "suspend": "Stop the guest where it is",
-    "resume": "Let a suspended guest go on",
+_SUMMARIES = {
     "resize": "Give a VM another size, on the host it is on",
     "adopt": "Make a VM that was found on a host one of its own",
-}
-_BODIES: dict[str, type[BaseModel]] = {
-    "shutdown": wire.ShutdownRequest,
-    "resize": wire.ResizeRequest,
-    "adopt": wire.AdoptRequest,
 }
 _HOST_SUMMARIES = {
     "drain": "Place nothing new there",
@@ -90,50 +68,26 @@ _HOST_SUMMARIES = {
 }
 
 
-def _array(model: type[Any]) -> dict[str, Any]:
-    return {"type": "array", "items": {"$ref": f"#/components/schemas/{model.__name__}"}}
-
-
 def _published() -> list[Operation]:
     return [
-        Operation(
-            method="get", path="/", name="about", summary="What this is", answer={"type": "object"}
-        ),
-        Operation(
-            method="get",
-            path="/status",
-            name="status",
+        shared.ABOUT,
+        replace(
+            shared.STATUS,
             summary="CPUs by level and memory in MiB of every host that answers",
-            answer={"type": "object", "additionalProperties": STATUS},
-            codes=("not-ready",),
+            answer={"type": "object", "additionalProperties": HOST_STATUS},
         ),
-        Operation(
-            method="get",
-            path="/listvm",
-            name="listvm",
+        replace(
+            shared.LISTVM,
             summary="The host of every VM",
             answer={"type": "object", "additionalProperties": TEXT},
-            codes=("not-ready",),
         ),
-        Operation(
-            method="get",
-            path="/deploy",
-            name="deploy",
-            summary="Place a VM",
-            answer=wire.Done,
-            parameters=(ASKED_NAME, *SIZE, IMAGE),
-            codes=_PLACING,
-        ),
-        Operation(
-            method="get",
-            path="/remove",
-            name="remove",
+        replace(shared.DEPLOY, codes=_PLACING),
+        replace(
+            shared.REMOVE,
             summary="Stop a VM by force and forget it; done later if its host is away",
-            answer=wire.Done,
-            parameters=(ASKED_NAME,),
             codes=_OF_A_VM,
         ),
-        *PROBES,
+        *shared.PROBES,
         Operation(
             method="get",
             path="/v1/leader",
@@ -144,83 +98,44 @@ def _published() -> list[Operation]:
             codes=("not-leader", "store-unavailable"),
             public=True,
         ),
-        Operation(
-            method="get",
-            path="/metrics",
-            name="metrics",
-            summary="Counts and gauges for Prometheus",
-            answer=TEXT,
-            codes=("not-ready",),
-            media="text/plain",
-        ),
+        replace(shared.METRICS, summary="Counts and gauges for Prometheus"),
     ]
 
 
 def _of_vms() -> list[Operation]:
     return [
-        Operation(
-            method="get",
-            path="/v1/vms",
-            name="list_vms",
+        replace(
+            shared.LIST_VMS,
             summary="All VMs; what only their hosts know is left null",
-            answer=_array(clusterwire.ClusterVmAnswer),
-            codes=("not-ready",),
+            answer=array_of(clusterwire.ClusterVmAnswer),
         ),
-        Operation(
-            method="post",
-            path="/v1/vms",
-            name="deploy_vm",
-            summary="Place a VM: 201 if it is new, 200 if the same request was answered before",
-            answer={
-                "anyOf": [
-                    {"$ref": "#/components/schemas/ClusterVmAnswer"},
-                    {"$ref": "#/components/schemas/ExplainAnswer"},
-                ]
-            },
-            statuses=(200, 201),
+        replace(
+            shared.DEPLOY_VM,
+            answer=either(clusterwire.ClusterVmAnswer, clusterwire.ExplainAnswer),
             body=clusterwire.PlaceRequest,
             parameters=(_DRY_RUN,),
             codes=(*_PLACING, "unknown-host", "too-large"),
         ),
-        Operation(
-            method="get",
-            path="/v1/vms/{name}",
-            name="vm",
-            summary="A VM in full, its host asked",
-            answer=clusterwire.ClusterVmAnswer,
-            parameters=(VM_NAME,),
-            codes=("unknown-vm", "not-ready"),
+        replace(
+            shared.VM, summary="A VM in full, its host asked", answer=clusterwire.ClusterVmAnswer
         ),
-        Operation(
-            method="delete",
-            path="/v1/vms/{name}",
-            name="remove_vm",
+        replace(
+            shared.REMOVE_VM,
             summary="Stop a VM by force and forget it; 202 if that waits for its host",
-            answer={
-                "anyOf": [
-                    {"$ref": "#/components/schemas/Done"},
-                    {"$ref": "#/components/schemas/RemovalAnswer"},
-                ]
-            },
+            answer=either(wire.Done, clusterwire.RemovalAnswer),
             statuses=(200, 202),
-            parameters=(VM_NAME,),
             codes=_OF_A_VM,
         ),
         *[
-            Operation(
-                method="post",
-                path=f"/v1/vms/{{name}}/{verb}",
-                name=f"{verb}_vm",
-                summary=_VERB_SUMMARIES[verb],
+            replace(
+                shared.VERBS[verb],
+                summary=_SUMMARIES.get(verb, shared.VERBS[verb].summary),
                 answer=clusterwire.ClusterVmAnswer,
-                body=_BODIES.get(verb, wire.NoRequest),
-                body_needed=verb in ("resize", "adopt"),
-                parameters=(VM_NAME,),
                 codes=(*_OF_A_VM, "name-taken", "no-capacity"),
             )
             for verb in VERBS
         ],
-        replace(CONSOLE, codes=(*CONSOLE.codes, "name-taken", "host-unreachable")),
+        replace(shared.CONSOLE, codes=(*shared.CONSOLE.codes, "name-taken", "host-unreachable")),
     ]
 
 
@@ -231,7 +146,7 @@ def _of_hosts() -> list[Operation]:
             path="/v1/hosts",
             name="list_hosts",
             summary="All hosts, and addresses where nobody answers",
-            answer=_array(clusterwire.ClusterHostAnswer),
+            answer=array_of(clusterwire.ClusterHostAnswer),
             codes=("not-ready",),
         ),
         Operation(
@@ -295,16 +210,7 @@ def _of_hosts() -> list[Operation]:
             parameters=SIZE,
             codes=("not-ready",),
         ),
-        Operation(
-            method="get",
-            path="/v1/events",
-            name="events",
-            summary="What happens, as server-sent events with ids; it does not end",
-            answer=TEXT,
-            parameters=(LAST_EVENT,),
-            codes=("not-ready",),
-            media="text/event-stream",
-        ),
+        shared.EVENTS,
     ]
 
 

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 from schedulercommon import wire
-from schedulerlocal.core.lifecycle import Verb
+from schedulerweb import openapishared as shared
 from schedulerweb.answers import json_bytes
 from schedulerweb.openapi import Operation, Parameter, document
-from schedulerweb.openapiparts import (
-    ASKED_NAME,
-    CONSOLE,
-    IMAGE,
-    LAST_EVENT,
-    NUMBER,
-    PROBES,
-    SIZE,
-    STATUS,
-    TEXT,
-    VM_NAME,
-)
+from schedulerweb.openapiparts import NUMBER, SIZE, TEXT
 
 _VERSION = "1.0"
 _ABOUT = (
@@ -43,56 +33,15 @@ _KNOWN = Parameter(
 _CHANGE = ("forbidden", "not-ready", "hypervisor-failed")
 _PLACING = (*_CHANGE, "name-taken", "no-capacity", "request-cancelled")
 _OF_A_VM = (*_CHANGE, "unknown-vm", "wrong-state", "too-large")
-_VERBS = {
-    Verb.START: "Start a VM that is down",
-    Verb.SHUTDOWN: "Ask the guest to shut down; force pulls the plug",
-    Verb.REBOOT: "Ask the guest to reboot",
-    Verb.SUSPEND: "Stop the guest where it is",
-    Verb.RESUME: "Let a suspended guest go on",
-}
 
 
 def _published() -> list[Operation]:
     return [
-        Operation(
-            method="get", path="/", name="about", summary="What this is", answer={"type": "object"}
-        ),
-        Operation(
-            method="get",
-            path="/status",
-            name="status",
-            summary="CPUs by level, and memory in MiB",
-            answer=STATUS,
-            parameters=(_KNOWN,),
-            codes=("not-ready",),
-            etag=True,
-        ),
-        Operation(
-            method="get",
-            path="/listvm",
-            name="listvm",
-            summary="The names of all VMs",
-            answer={"type": "array", "items": TEXT},
-            codes=("not-ready",),
-        ),
-        Operation(
-            method="get",
-            path="/deploy",
-            name="deploy",
-            summary="Place a VM",
-            answer=wire.Done,
-            parameters=(ASKED_NAME, *SIZE, IMAGE),
-            codes=_PLACING,
-        ),
-        Operation(
-            method="get",
-            path="/remove",
-            name="remove",
-            summary="Stop a VM by force and forget it",
-            answer=wire.Done,
-            parameters=(ASKED_NAME,),
-            codes=(*_CHANGE, "unknown-vm", "wrong-state"),
-        ),
+        shared.ABOUT,
+        replace(shared.STATUS, parameters=(_KNOWN,), etag=True),
+        shared.LISTVM,
+        replace(shared.DEPLOY, codes=_PLACING),
+        replace(shared.REMOVE, codes=(*_CHANGE, "unknown-vm", "wrong-state")),
         Operation(
             method="get",
             path="/progress",
@@ -106,16 +55,8 @@ def _published() -> list[Operation]:
             parameters=SIZE,
             codes=("not-ready",),
         ),
-        *PROBES,
-        Operation(
-            method="get",
-            path="/metrics",
-            name="metrics",
-            summary="Gauges for Prometheus",
-            answer=TEXT,
-            codes=("not-ready",),
-            media="text/plain",
-        ),
+        *shared.PROBES,
+        shared.METRICS,
     ]
 
 
@@ -139,77 +80,18 @@ def _typed() -> list[Operation]:
             answer=wire.UsageAnswer,
             codes=("not-ready",),
         ),
-        Operation(
-            method="get",
-            path="/v1/vms",
-            name="list_vms",
-            summary="All VMs in full",
-            answer={"type": "array", "items": {"$ref": "#/components/schemas/VmAnswer"}},
-            codes=("not-ready",),
-        ),
-        Operation(
-            method="post",
-            path="/v1/vms",
-            name="deploy_vm",
-            summary="Place a VM: 201 if it is new, 200 if the same request was answered before",
-            answer=wire.VmAnswer,
-            statuses=(200, 201),
-            body=wire.DeployRequest,
-            codes=(*_PLACING, "too-large"),
-        ),
-        Operation(
-            method="get",
-            path="/v1/vms/{name}",
-            name="vm",
-            summary="A VM in full",
-            answer=wire.VmAnswer,
-            parameters=(VM_NAME,),
-            codes=("unknown-vm", "not-ready"),
-        ),
-        Operation(
-            method="delete",
-            path="/v1/vms/{name}",
-            name="remove_vm",
-            summary="Stop a VM by force and forget it",
-            answer=wire.Done,
-            parameters=(VM_NAME,),
-            codes=_OF_A_VM,
-        ),
+        shared.LIST_VMS,
+        replace(shared.DEPLOY_VM, codes=(*_PLACING, "too-large")),
+        shared.VM,
+        replace(shared.REMOVE_VM, codes=_OF_A_VM),
         *[
-            Operation(
-                method="post",
-                path=f"/v1/vms/{{name}}/{verb}",
-                name=f"{verb}_vm",
-                summary=summary,
-                answer=wire.VmAnswer,
-                body=wire.ShutdownRequest if verb is Verb.SHUTDOWN else wire.NoRequest,
-                body_needed=False,
-                parameters=(VM_NAME,),
-                codes=_OF_A_VM,
+            replace(
+                operation,
+                codes=(*_OF_A_VM, "no-capacity") if verb in ("resize", "adopt") else _OF_A_VM,
             )
-            for verb, summary in _VERBS.items()
+            for verb, operation in shared.VERBS.items()
         ],
-        Operation(
-            method="post",
-            path="/v1/vms/{name}/resize",
-            name="resize_vm",
-            summary="Give a VM another size; until a pending reboot the larger one counts",
-            answer=wire.ResizeAnswer,
-            body=wire.ResizeRequest,
-            parameters=(VM_NAME,),
-            codes=(*_OF_A_VM, "no-capacity"),
-        ),
-        Operation(
-            method="post",
-            path="/v1/vms/{name}/adopt",
-            name="adopt_vm",
-            summary="Make a VM that was found here one of ours",
-            answer=wire.VmAnswer,
-            body=wire.AdoptRequest,
-            parameters=(VM_NAME,),
-            codes=(*_OF_A_VM, "no-capacity"),
-        ),
-        CONSOLE,
+        shared.CONSOLE,
         Operation(
             method="delete",
             path="/v1/requests/{request_id}",
@@ -219,16 +101,7 @@ def _typed() -> list[Operation]:
             parameters=(_REQUEST,),
             codes=_CHANGE,
         ),
-        Operation(
-            method="get",
-            path="/v1/events",
-            name="events",
-            summary="What happens, as server-sent events with ids; it does not end",
-            answer=TEXT,
-            parameters=(LAST_EVENT,),
-            codes=("not-ready",),
-            media="text/event-stream",
-        ),
+        shared.EVENTS,
     ]
 
 
