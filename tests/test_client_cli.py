@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
-import pty
 import re
-import signal
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
-from contextlib import closing, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 
 import pytest
 
-from schedulerclient.cli import main
-from schedulerclient.client import DEFAULT_URL, TIMEOUT_S
-from schedulerclient.commands import COMMANDS
-from schedulerprocess.options import exit_code
+from tests.clientrig import (
+    DEPLOY,
+    DONE,
+    HOSTS,
+    NO_VMS,
+    ODD_IMAGE,
+    SIZE,
+    VM,
+    Ended,
+    _nobodys_settings,
+    ask,
+)
 from tests.scripted import (
     Say,
-    Scripted,
     hangs,
     host_document,
     raw,
@@ -33,73 +31,10 @@ from tests.scripted import (
     scripted,
     vm_document,
 )
-from tests.servers import ROOT, START_S, eventually
 
-IMAGE = "/images/a,b.qcow2"
-SIZE = ("--cpu=2", "--mem=0.3", "--oc=1.5")
-DEPLOY = ("deploy", "web1", *SIZE, f"--image={IMAGE}")
-ASKED = {"name": "web1", "vcpus": 2, "memory_mib": 308, "level": "1.5", "image": IMAGE}
-VM = says(vm_document(), 201)
-DONE = says({"success": True, "reason": None})
-NO_VMS = {"/v1/vms": says([])}
+__all__ = ["_nobodys_settings"]
 
-
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended and what it printed."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> object:
-        return json.loads(self.out)
-
-
-@pytest.fixture(autouse=True)
-def _nobodys_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("VMSTACK_URL", "VMSTACK_TOKEN_FILE"):
-        monkeypatch.delenv(name, raising=False)
-
-
-def run(*arguments: str) -> Ended:
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        code = exit_code(main, arguments)
-    return Ended(code, out.getvalue(), err.getvalue())
-
-
-def ask(server: Scripted, *arguments: str) -> Ended:
-    return run(f"--url={server.url}", *arguments)
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "schedulerclient", *arguments]
-
-
-def environment(settings: Mapping[str, str] | None = None) -> dict[str, str]:
-    inherited = {name: text for name, text in os.environ.items() if not name.startswith("VMSTACK_")}
-    return {**inherited, "PYTHONPATH": str(ROOT), **(settings or {})}
-
-
-def run_process(
-    directory: Path, *arguments: str, settings: Mapping[str, str] | None = None
-) -> Ended:
-    """As a process of its own, in *directory*."""
-    ended = subprocess.run(
-        command(*arguments),
-        cwd=directory,
-        env=environment(settings),
-        capture_output=True,
-        text=True,
-        timeout=START_S,
-        check=False,
-    )
-    return Ended(ended.returncode, ended.stdout, ended.stderr)
-
-
+ASKED = {"name": "web1", "vcpus": 2, "memory_mib": 308, "level": "1.5", "image": ODD_IMAGE}
 ALL_OPTIONS = (
     *("--disk=in-place", "--max-cpu=4", "--max-mem=1", "--host=h", "--policy=best-fit"),
     *("--avoid=h1,h2", "--avoid=h3", "--affinity=db,tier=1", "--anti-affinity=app=shop"),
@@ -128,8 +63,8 @@ ALL_ASKED = {
     [
         (DEPLOY, ASKED),
         ((*DEPLOY, *ALL_OPTIONS), ALL_ASKED),
-        ((f"--deploy=web1,2,0.3,1.5,{IMAGE}",), ASKED),
-        (("--deploy", f"web1,2,.3,3/2,{IMAGE}", "--json"), ASKED),
+        ((f"--deploy=web1,2,0.3,1.5,{ODD_IMAGE}",), ASKED),
+        (("--deploy", f"web1,2,.3,3/2,{ODD_IMAGE}", "--json"), ASKED),
     ],
     ids=["plain", "all options", "older", "older, otherwise written"],
 )
@@ -240,7 +175,10 @@ def test_explain_shows_the_best_host_first() -> None:
     with scripted(says(EXPLANATION)) as server:
         ended = ask(server, "explain", *SIZE)
         assert server.asked[0].target == "/v1/vms?dry_run=1"
-        assert {**server.asked[0].document, "name": "x", "image": IMAGE} == {**ASKED, "name": "x"}
+        assert {**server.asked[0].document, "name": "x", "image": ODD_IMAGE} == {
+            **ASKED,
+            "name": "x",
+        }
     assert ended.out.splitlines() == [
         "HOST    SCORE  REASON",
         "epyc-2    4.0",
@@ -252,18 +190,6 @@ def test_explain_shows_the_best_host_first() -> None:
     with scripted(says({**EXPLANATION, "host": None})) as server:
         ended = ask(server, "--json", "explain", *SIZE)
     assert (ended.code, ended.json) == (4, {**EXPLANATION, "host": None})
-
-
-HOSTS = [
-    host_document(
-        levels=[{"level": "3.0", "cpus": 2, "vcpus": 6}, {"level": "1.0", "cpus": 4, "vcpus": 4}],
-        cpus={"total": 256, "free": 250},
-    ),
-    host_document("big", levels=[{"level": "3.0", "cpus": 1, "vcpus": 1}], vms=7),
-    host_document(
-        "gone", state="down", reachable=False, problem="timed out", levels=[], conflicts=["web7"]
-    ),
-]
 
 
 @pytest.mark.parametrize("arguments", [("status",), ("--status",)], ids=["new", "older"])
@@ -355,199 +281,3 @@ def test_a_refusal_tells_what_each_host_said() -> None:
     assert ended.json == {
         "success": False, "reason": reason, "code": "no-capacity", "attempts": ATTEMPTS
     }  # fmt: skip
-
-
-WRONG = {
-    "nothing to do": ((), "say what to do"),
-    "unknown command": (("migrate",), "'migrate'"),
-    "unknown option": (("status", "--verbose"), "--verbose"),
-    "abbreviated option": (("--stat",), "--stat"),
-    "two things": (("--status", "--remove=a"), "--remove and --status"),
-    "old and new": (("--status", "vms"), "--status and vms"),
-    "too few parts": (("--deploy=a,2,2,2",), "--deploy=NAME,CPU,GB,LEVEL,IMAGE"),
-    "empty deploy": (("--deploy=",), "--deploy=NAME,CPU,GB,LEVEL,IMAGE"),
-    "empty remove": (("--remove=",), "'' is not a name"),
-    "older with a bad level": (("--deploy=a,2,2,0.5,/i",), "0.5"),
-    "size left out": (("deploy", "a", "--cpu=2", "--image=/i"), "--mem"),
-    "name": (("deploy", "ä", *SIZE, "--image=/i"), "is not a name"),
-    "cpu": (("explain", "--cpu=1.5", *SIZE[1:]), "whole number from 1 to 4096"),
-    "memory": (("explain", "--cpu=1", "--mem=1e3", "--oc=2"), "amount in GB"),
-    "no memory": (("explain", "--cpu=1", "--mem=0", "--oc=2"), "amount in GB"),
-    "level": (("capacity", "--cpu=1", "--mem=1", "--oc=65"), "1 to 64"),
-    "given twice": (("explain", *SIZE, "--cpu=2"), "given twice"),
-    "given before and after": (("--timeout=1", "vms", "--timeout=1"), "given twice"),
-    "a label twice": ((*DEPLOY, "--label=a=b", "--label=a=c"), "given twice"),
-    "no label": ((*DEPLOY, "--label=a"), "write it like rack=r1"),
-    "less than itself": ((*DEPLOY, "--max-cpu=1"), "more than the maximum"),
-    "nothing to resize": (("vm-resize", "a"), "--cpu, --mem or both"),
-    "fence unsure": (("fence", "h"), "--yes"),
-    "a list": ((*DEPLOY, "--avoid=a,,b"), "is not a list"),
-    "timeout": (("--timeout=0", "vms"), "seconds"),
-    "no name": (("vm", ".."), "'..' is not a name"),
-    "token file": (("--token-file=/nowhere", "vms"), "cannot read the token file /nowhere"),
-    "event": (("events", "--after=x"), "is not the id of an event"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("arguments", "told"), WRONG.values(), ids=WRONG)
-def test_wrong_usage_is_told_in_a_line(arguments: Sequence[str], told: str) -> None:
-    with scripted(hangs) as server:
-        ended = ask(server, *arguments)
-        assert server.asked == []
-    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
-    assert told in ended.err
-
-
-def test_help_is_at_hand_and_true() -> None:
-    told = run_process(Path.cwd(), "--help")
-    assert (told.code, told.err) == (0, "")
-    assert f"answer may take; s ({TIMEOUT_S:g})" in told.out
-    assert DEFAULT_URL in told.out
-    for name in (*COMMANDS, "events"):
-        assert re.search(rf"^    {name} ", told.out, re.MULTILINE), name
-        assert run_process(Path.cwd(), name, "--help").code == 0
-
-
-def test_wrong_address() -> None:
-    ended = run("--url=ftp://node", "status")
-    assert (ended.code, ended.out) == (2, "")
-    assert ended.err == (
-        "--url: 'ftp://node' is not where a scheduler listens;"
-        " write it like http://127.0.0.1:8100\n"
-    )
-
-
-def test_settings(tmp_path: Path) -> None:
-    (tmp_path / "tokens").write_text("\nfirst\nsecond\n")
-    with scripted(refuses("unauthorized", 401)) as server:
-        ended = run_process(tmp_path, "status", settings={"VMSTACK_URL": server.url})
-        assert (ended.code, "VMSTACK_TOKEN_FILE" in ended.err) == (1, True)
-    with scripted(says([])) as server, scripted(says([])) as other:
-        tokens = {"VMSTACK_URL": server.url, "VMSTACK_TOKEN_FILE": "tokens"}
-        assert run_process(tmp_path, "status", settings=tokens).code == 0
-        assert server.asked[-1].headers["authorization"] == "Bearer first"
-        (tmp_path / ".env").write_text(f"VMSTACK_URL={server.url}\nVMSTACK_TOKEN_FILE=nowhere\n")
-        assert run_process(tmp_path, "status", "--token-file=tokens", "--json").json == []
-        assert run_process(tmp_path, f"--url={other.url}", "--token-file=tokens", "vms").code == 0
-        assert (len(server.asked), len(other.asked)) == (3, 1)
-    (tmp_path / ".env").write_text("VMSTACK_URL=http://a b\n")
-    ended = run_process(tmp_path, "status")
-    assert (ended.code, ended.out) == (2, "")
-    assert ended.err.startswith("VMSTACK_URL: 'http://a b' is not where a scheduler listens")
-    (tmp_path / ".env").unlink()
-    (tmp_path / "tokens").write_text("two words\n")
-    ended = run("--token-file", str(tmp_path / "tokens"), "status")
-    assert (ended.code, "holds no token" in ended.err) == (2, True)
-
-
-def test_a_terminal_gets_bars_and_colours(tmp_path: Path) -> None:
-    ours, theirs = pty.openpty()
-    look = {"TERM": "xterm-256color", "COLUMNS": "200", "NO_COLOR": ""}
-    with scripted(says(HOSTS), at=NO_VMS) as server, os.fdopen(ours, "rb", buffering=0) as screen:
-        ended = subprocess.run(
-            command(f"--url={server.url}", "status"),
-            cwd=tmp_path,
-            env=environment({**look, "PYTHONIOENCODING": "utf-8"}),
-            stdout=theirs,
-            stderr=subprocess.PIPE,
-            timeout=START_S,
-            check=False,
-        )
-        shown = screen.read(1 << 16)
-        os.close(theirs)
-    assert (ended.returncode, ended.stderr) == (0, b"")
-    assert b"\x1b[31mdown" in shown
-    assert "░░░░".encode() in shown
-    assert b"2 of 3 up" in shown
-
-
-def test_nothing_a_host_says_reaches_the_terminal_as_a_command() -> None:
-    evil = host_document("a\x1b[2Jb", problem="x\ry\u202e", labels={"[red]": "\u009b1m"})
-    with scripted(says([evil]), at=NO_VMS) as server:
-        for name in ("status", "hosts"):
-            out = ask(server, name).out
-            assert out.replace("\n", "").isprintable()
-            assert r"a\x1b[2Jb" in out
-    with scripted(refuses("no\x1b[2J")) as server:
-        assert ask(server, "vms").err == "because of no\\x1b[2J\n"
-
-
-def test_what_the_locale_cannot_write_is_escaped(tmp_path: Path) -> None:
-    ascii_only = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
-    with scripted(says([vm_document(level=None, labels={"place": "Zürich"})])) as server:
-        ended = run_process(tmp_path, f"--url={server.url}", "vms", settings=ascii_only)
-    assert (ended.code, ended.err) == (0, "")
-    assert r"place=Z\xfcrich" in ended.out
-
-
-def test_a_reader_that_has_enough_is_no_failure(tmp_path: Path) -> None:
-    many = [vm_document(f"vm-{number}") for number in range(5000)]
-    with scripted(says(many)) as server:
-        running = subprocess.Popen(
-            command(f"--url={server.url}", "vms"),
-            cwd=tmp_path,
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        assert running.stdout is not None
-        assert running.stdout.readline().startswith(b"VM ")
-        running.stdout.close()
-        assert running.stderr is not None
-        with closing(running.stderr) as told:
-            assert told.read() == b""
-        assert running.wait(START_S) == 128 + signal.SIGPIPE
-
-
-def test_a_closed_output_is_no_failure(tmp_path: Path) -> None:
-    with scripted(says(HOSTS), at=NO_VMS) as server:
-        for closed in ("stdout", "stderr"):
-            number = {"stdout": 1, "stderr": 2}[closed]
-            line = f'exec "$@" {number}>&-'
-            ended = subprocess.run(
-                ["sh", "-c", line, "sh", *command(f"--url={server.url}", "status")],
-                cwd=tmp_path,
-                env=environment(),
-                capture_output=True,
-                timeout=START_S,
-                check=False,
-            )
-            assert (ended.returncode, ended.stderr) == (0, b""), closed
-            assert bool(ended.stdout) == (closed == "stderr")
-
-
-STREAM = b"HTTP/1.1 200 OK\r\n\r\n: listening\n\n"
-PLACED = b'id: 7\nevent: placed\ndata: {"name": "web1", "cpus": [1, 2]}\n\n'
-
-
-def test_events() -> None:
-    with scripted(raw(STREAM, PLACED)) as server:
-        ended = ask(server, "events", "--after=6")
-        assert server.asked[0].headers["last-event-id"] == "6"
-        assert (ended.code, ended.out) == (3, "placed name=web1 cpus=[1, 2]\n")
-        assert "go on with 'python -m schedulerclient events --after=7'" in ended.err
-        about = {"name": "web1", "cpus": [1, 2]}
-        assert ask(server, "--json", "events").json == {"id": 7, "event": "placed", "data": about}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [(DEPLOY, "interrupted; what was asked may or may not be done"), (("vms",), "")],
-    ids=["a change", "a look"],
-)
-def test_interrupted(tmp_path: Path, arguments: Sequence[str], told: str) -> None:
-    with scripted(hangs) as server:
-        running = subprocess.Popen(
-            command(f"--url={server.url}", *arguments),
-            cwd=tmp_path,
-            env=environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        eventually(lambda: server.asked)
-        running.send_signal(signal.SIGINT)
-        _, err = running.communicate(timeout=START_S)
-    assert running.returncode == 130
-    assert err.startswith(told)
-    assert "Traceback" not in err

@@ -11,6 +11,7 @@ import pytest
 import schedulerclient.client
 from schedulerclient.client import Client
 from schedulerprocess.options import DONE
+from tests.clientrig import run
 from tests.servers import (
     IMAGE,
     ROOT,
@@ -21,7 +22,6 @@ from tests.servers import (
     local_service,
     urls,
 )
-from tests.test_client_cli import run
 
 SIZE = ("--cpu=2", "--mem=0.5", "--oc=1.5")
 EPYC = f"--topology={ROOT / 'debug' / 'topology_EPYC-7662.json'}"

@@ -7,7 +7,6 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from threading import Thread
 
@@ -15,12 +14,9 @@ import pytest
 
 from schedulerclient.client import Client
 from schedulerclient.faults import Unreachable
-from schedulercommon.model import VmSpec
+from tests.clientrig import WEB1, run
 from tests.postgres import Postgres
 from tests.servers import IMAGE, Service, eventually, global_service, local_hosts, urls
-from tests.test_client_cli import run
-
-WEB1 = VmSpec(name="web1", vcpus=2, memory_mib=2048, level=Fraction(3, 2), image=IMAGE)
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,13 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from fractions import Fraction
 from threading import Event, Thread
 
 import pytest
 
 from schedulerclient.client import Client, Power
 from schedulerclient.faults import Refused, Unreachable
-from schedulercommon.model import VmSpec
+from tests.clientrig import DONE, VM, WEB1, run
 from tests.scripted import (
     Say,
     Scripted,
@@ -26,12 +25,8 @@ from tests.scripted import (
     scripted,
     vm_document,
 )
-from tests.servers import IMAGE, eventually
-from tests.test_client_cli import run
+from tests.servers import eventually
 
-WEB1 = VmSpec(name="web1", vcpus=2, memory_mib=2048, level=Fraction(3, 2), image=IMAGE)
-VM = says(vm_document(), 201)
-REMOVED = says({"success": True, "reason": None})
 UNSURE = {"status": 503, "outcome": "unknown"}
 
 
@@ -131,7 +126,7 @@ def test_who_does_not_know_a_vm_may_be_behind() -> None:
 
 CHANGES: dict[str, tuple[Callable[[Client], object], Say]] = {
     "deploy": (lambda client: client.deploy(WEB1), VM),
-    "removal": (lambda client: client.remove("web1"), REMOVED),
+    "removal": (lambda client: client.remove("web1"), DONE),
     "verb": (lambda client: client.power("web1", Power.REBOOT), VM),
     "host": (lambda client: client.add_host("h"), says(host_document())),
 }
@@ -189,7 +184,7 @@ def test_a_removal_that_was_done_already_is_done() -> None:
     with two(seats, seats.passes_to("b", resets()), b=(gone,)) as (a, b):
         assert of(a, b).remove("web1").done
     # one that was never asked before knows better
-    with two(Seats("b"), REMOVED, b=(gone,)) as (a, b), pytest.raises(Refused) as refused:
+    with two(Seats("b"), DONE, b=(gone,)) as (a, b), pytest.raises(Refused) as refused:
         of(a, b).remove("web1")
     assert refused.value.code == "unknown-vm"
 

@@ -27,17 +27,9 @@ from schedulerclient.layout import lines, plain_text, width_of
 from schedulerclient.tables import Column, Table
 from schedulerclient.troubles import few, trouble_parts
 from schedulerclient.views import explanation_parts, host_parts, status_parts, vm_in_full, vm_parts
+from tests.clientrig import STREAM, Ended, _nobodys_settings, ask, command, environment, run_process
 from tests.scripted import Scripted, host_document, raw, says, scripted, vm_document
 from tests.servers import START_S
-from tests.test_client_cli import (
-    STREAM,
-    Ended,
-    _nobodys_settings,
-    ask,
-    command,
-    environment,
-    run_process,
-)
 
 __all__ = ["_nobodys_settings"]
 

@@ -15,23 +15,43 @@ from schedulerclient import written
 from schedulerclient.arguments import read_arguments
 from schedulercommon import clusterwire, wire
 from schedulercommon.errors import UsageError
-from tests.scripted import (
-    Say,
-    hangs,
-    http,
-    raw,
-    refuses,
-    resets,
-    says,
-    scripted,
-    vm_document,
-)
-from tests.test_client_cli import DEPLOY, DONE, SIZE, Ended, _nobodys_settings, ask, run_process
+from tests.clientrig import DEPLOY, DONE, SIZE, Ended, _nobodys_settings, ask, run_process
+from tests.scripted import Say, hangs, http, raw, refuses, resets, says, scripted, vm_document
 
 __all__ = ["_nobodys_settings"]
 
 REGULAR = re.compile(r"pattern|\[\^|\{\d|\\x0|\^\[|\]\*|regular")
 
+USAGE = {
+    "nothing to do": ((), "say what to do"),
+    "unknown command": (("migrate",), "'migrate'"),
+    "unknown option": (("status", "--verbose"), "--verbose"),
+    "abbreviated option": (("--stat",), "--stat"),
+    "two things": (("--status", "--remove=a"), "--remove and --status"),
+    "old and new": (("--status", "vms"), "--status and vms"),
+    "too few parts": (("--deploy=a,2,2,2",), "--deploy=NAME,CPU,GB,LEVEL,IMAGE"),
+    "empty deploy": (("--deploy=",), "--deploy=NAME,CPU,GB,LEVEL,IMAGE"),
+    "empty remove": (("--remove=",), "'' is not a name"),
+    "older with a bad level": (("--deploy=a,2,2,0.5,/i",), "0.5"),
+    "size left out": (("deploy", "a", "--cpu=2", "--image=/i"), "--mem"),
+    "name": (("deploy", "ä", *SIZE, "--image=/i"), "is not a name"),
+    "cpu": (("explain", "--cpu=1.5", *SIZE[1:]), "whole number from 1 to 4096"),
+    "memory": (("explain", "--cpu=1", "--mem=1e3", "--oc=2"), "amount in GB"),
+    "no memory": (("explain", "--cpu=1", "--mem=0", "--oc=2"), "amount in GB"),
+    "level": (("capacity", "--cpu=1", "--mem=1", "--oc=65"), "1 to 64"),
+    "given twice": (("explain", *SIZE, "--cpu=2"), "given twice"),
+    "given before and after": (("--timeout=1", "vms", "--timeout=1"), "given twice"),
+    "a label twice": ((*DEPLOY, "--label=a=b", "--label=a=c"), "given twice"),
+    "no label": ((*DEPLOY, "--label=a"), "write it like rack=r1"),
+    "less than itself": ((*DEPLOY, "--max-cpu=1"), "more than the maximum"),
+    "nothing to resize": (("vm-resize", "a"), "--cpu, --mem or both"),
+    "fence unsure": (("fence", "h"), "--yes"),
+    "a list": ((*DEPLOY, "--avoid=a,,b"), "is not a list"),
+    "timeout": (("--timeout=0", "vms"), "seconds"),
+    "no name": (("vm", ".."), "'..' is not a name"),
+    "token file": (("--token-file=/nowhere", "vms"), "cannot read the token file /nowhere"),
+    "event": (("events", "--after=x"), "is not the id of an event"),
+}  # fmt: skip
 WRONG = {
     "image": (("deploy", "a", *SIZE, "--image=hello.qcow2"), "'hello.qcow2' is not a path from /"),
     "older": (("--deploy=a,1,1,1,hello.qcow2",), "'hello.qcow2' is not a path from /"),
@@ -64,14 +84,25 @@ WRONG = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("arguments", "told"), WRONG.values(), ids=WRONG)
-def test_wrong_words_are_told_in_plain_ones(arguments: Sequence[str], told: str) -> None:
+def told_at_once(*arguments: str) -> str:
+    """What is told in one line of a wrong command, before anybody was asked anything."""
     with scripted(hangs) as server:
         ended = ask(server, *arguments)
         assert server.asked == []
     assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
-    assert told in ended.err
-    assert not REGULAR.search(ended.err)
+    return ended.err
+
+
+@pytest.mark.parametrize(("arguments", "told"), USAGE.values(), ids=USAGE)
+def test_wrong_usage_is_told_in_a_line(arguments: Sequence[str], told: str) -> None:
+    assert told in told_at_once(*arguments)
+
+
+@pytest.mark.parametrize(("arguments", "told"), WRONG.values(), ids=WRONG)
+def test_wrong_words_are_told_in_plain_ones(arguments: Sequence[str], told: str) -> None:
+    err = told_at_once(*arguments)
+    assert told in err
+    assert not REGULAR.search(err)
 
 
 @pytest.mark.parametrize(
