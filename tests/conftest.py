@@ -33,12 +33,19 @@ settings.load_profile("ci" if os.environ.get("CI") else "desk")
 pytest.register_assert_rewrite("tests.storecontract", "tests.servers", "tests.webrig")
 
 
+_MAKING_USE = ("test_clustersim", "test_replay", "test_concurrency", "test_client")
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that boot guests come last, when the others have told what they know."""
+    """Those that boot guests come last, when the others have told what they know. Where decisions
+    are only made use of, and in great number, their branches are not watched: that would double
+    the time, and a branch taken by the way is not one that was tested."""
     for item in items:
         if {"lab", "shared_lab"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("real")
+        if item.path.name.startswith(_MAKING_USE):
+            item.add_marker("no_cover")
     items.sort(key=lambda item: item.get_closest_marker("real") is not None)
 
 
