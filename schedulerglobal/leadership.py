@@ -14,7 +14,7 @@ from typing import Protocol
 
 from schedulercommon.errors import InputError, StoreUnavailable
 from schedulerglobal.office import Leader, Office
-from schedulerglobal.ports import News, SharedStore
+from schedulerglobal.ports import News, SharedStore, Standing
 from schedulerprocess.events import EventLog
 
 TRIES_A_LEASE = 6
@@ -65,6 +65,8 @@ class Leadership:
         self._heard_s = float("-inf")
         self._over = 0
         """The epoch of our last term that is over: another begins under another."""
+        self._namesake: tuple[int, float] | None = None
+        """The epoch of another that leads under our address, and since when that is seen."""
         self._changing = asyncio.Lock()
         """Held by who begins a term, or ends one, and by who follows."""
         self.tried = asyncio.Event()
@@ -138,7 +140,23 @@ class Leadership:
                 self._office.begin(begun_s + self._lease_s)
                 self._follower.take_over()
                 _log.info("leading the cluster; epoch %d", leader.epoch)
+        self._check_alone(standing)
         return True
+
+    def _check_alone(self, standing: Standing) -> None:
+        """Raise InputError if another leads under our address. One that was killed and started
+        again finds its own lease there, but not for long."""
+        if standing.mine or standing.url != self._url or standing.left_s <= 0:
+            self._namesake = None
+            return
+        now_s = self._monotonic_s()
+        if self._namesake is None or self._namesake[0] != standing.epoch:
+            self._namesake = standing.epoch, now_s
+        if now_s - self._namesake[1] > 2 * self._lease_s:
+            raise InputError(
+                f"another global scheduler leads the cluster as {self._url}, which is this one's"
+                " address; give each an SCG_OWN_URL of its own"
+            )
 
     async def _follow(self) -> None:
         now_s = self._monotonic_s()

@@ -220,10 +220,11 @@ async def member(
     through: Callable[[HostClient], HostClient] = lambda client: client,
     kept_by: Callable[[SharedStore], SharedStore] = lambda store: store,
     port: int = 0,
+    own_url: str = "",
 ) -> AsyncIterator[Member]:
     """One of the global schedulers that share *database*; every host was looked at."""
     port = port or free_port()
-    own_url = f"http://127.0.0.1:{port}"
+    own_url = own_url or f"http://127.0.0.1:{port}"
     settings = replace(settings, urls=urls, port=port, own_url=own_url)
     async with AsyncExitStack() as stack:
         office = Office(monotonic_s, shared=True)

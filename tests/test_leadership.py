@@ -131,6 +131,26 @@ async def test_another_takes_over_from_a_leader_that_is_cut_off(postgres: Postgr
         assert leader.told("leader-lost")
 
 
+async def test_two_with_one_address_are_told_apart(postgres: Postgres) -> None:
+    url = await empty(postgres)
+    async with (
+        fake_hosts(FakeHost("a")) as urls,
+        member(url, *urls, settings=BRIEF) as leader,
+    ):
+        await until(leader.leads)
+        async with member(url, *urls, settings=BRIEF, own_url=leader.url) as other:
+            # one that was killed and started again would find its own lease
+            assert not other.office.problem
+            await until(lambda: says(other, "give each an SCG_OWN_URL of its own"))
+            assert (await other.deploy("one")).refusal == (503, "store-unavailable")
+            assert (await leader.deploy("one")).status == 201
+            await until(lambda: lists(other, "one"))
+
+
+async def says(web: Member, problem: str) -> bool:
+    return problem in web.office.problem
+
+
 async def test_what_is_under_way_when_the_lead_is_lost_is_unknown_and_settled(
     postgres: Postgres,
 ) -> None:
