@@ -7,25 +7,8 @@ one begins after the last write of the old: so the numbers become visible in ord
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
-from schedulerglobal.adapters.rows import (
-    HOST_COLUMNS,
-    PROMISE_COLUMNS,
-    SHARE_COLUMNS,
-    host_values,
-    promise_values,
-    share_values,
-)
-from schedulerglobal.ports import (
-    Change,
-    DropHost,
-    ForgetGone,
-    PutHost,
-    PutPromise,
-    PutShares,
-    RenameHost,
-)
+from schedulerglobal.adapters.rows import HOST_COLUMNS, PROMISE_COLUMNS, SHARE_COLUMNS
+from schedulerglobal.adapters.statements import Texts
 
 RESIGNED = "vmstack_resigned"
 """The channel on which a leader that gives up says so."""
@@ -77,28 +60,33 @@ WITH office AS MATERIALIZED ({IN_OFFICE}), put AS (
 SELECT count(*) FROM office"""
 """Many promises, none of them twice, in one go; answers 0 if we do not lead."""
 
-PUT_PROMISE = (
-    f"INSERT INTO vmstack.promises ({_columns}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
-    f" ON CONFLICT (key) DO UPDATE SET {_updates}, change = excluded.change"
+TEXTS = Texts(
+    put_promise=(
+        f"INSERT INTO vmstack.promises ({_columns}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+        f" ON CONFLICT (key) DO UPDATE SET {_updates}, change = excluded.change"
+    ),
+    forget_gone="DELETE FROM vmstack.promises WHERE status = 'gone' AND changed_s < $1",
+    put_host=(
+        f"INSERT INTO vmstack.hosts ({', '.join(HOST_COLUMNS)}) VALUES ($1, $2, $3, $4, $5, $6)"
+        " ON CONFLICT (name) DO UPDATE SET url = excluded.url, labels = excluded.labels,"
+        " wanted = excluded.wanted, fenced = excluded.fenced, added = excluded.added"
+    ),
+    drop_host="DELETE FROM vmstack.hosts WHERE name = $1",
+    rename_host=(
+        (
+            "DELETE FROM vmstack.hosts"
+            " WHERE name = $2 AND EXISTS (SELECT FROM vmstack.hosts WHERE name = $1)"
+        ),
+        "UPDATE vmstack.hosts SET name = $2 WHERE name = $1",
+        (
+            "UPDATE vmstack.promises SET host = $2, change = nextval('vmstack.changes')"
+            " WHERE host = $1"
+        ),
+    ),
+    drop_shares="DELETE FROM vmstack.shares",
+    put_share=f"INSERT INTO vmstack.shares ({', '.join(SHARE_COLUMNS)}) VALUES ($1, $2, $3, $4)",
+    in_the_end=("UPDATE vmstack.lease SET hosts_change = nextval('vmstack.changes')",),
 )
-_PUT_HOST = (
-    f"INSERT INTO vmstack.hosts ({', '.join(HOST_COLUMNS)}) VALUES ($1, $2, $3, $4, $5, $6)"
-    " ON CONFLICT (name) DO UPDATE SET url = excluded.url, labels = excluded.labels,"
-    " wanted = excluded.wanted, fenced = excluded.fenced, added = excluded.added"
-)
-_DROP_HOST = "DELETE FROM vmstack.hosts WHERE name = $1"
-_MAKE_WAY = (
-    "DELETE FROM vmstack.hosts"
-    " WHERE name = $2 AND EXISTS (SELECT FROM vmstack.hosts WHERE name = $1)"
-)
-_RENAME_HOST = "UPDATE vmstack.hosts SET name = $2 WHERE name = $1"
-_MOVE_PROMISES = (
-    "UPDATE vmstack.promises SET host = $2, change = nextval('vmstack.changes') WHERE host = $1"
-)
-_DROP_SHARES = "DELETE FROM vmstack.shares"
-_PUT_SHARE = f"INSERT INTO vmstack.shares ({', '.join(SHARE_COLUMNS)}) VALUES ($1, $2, $3, $4)"
-_HOSTS_CHANGED = "UPDATE vmstack.lease SET hosts_change = nextval('vmstack.changes')"
-_FORGET_GONE = "DELETE FROM vmstack.promises WHERE status = 'gone' AND changed_s < $1"
 
 SHARES = f"SELECT {', '.join(SHARE_COLUMNS)} FROM vmstack.shares ORDER BY id"
 HOSTS = f"SELECT {', '.join(HOST_COLUMNS)} FROM vmstack.hosts ORDER BY id"
@@ -145,36 +133,3 @@ RESIGN = (
     "UPDATE vmstack.lease SET until = clock_timestamp() - interval '1 microsecond'"
     " WHERE epoch = $1 AND holder = $2"
 )
-
-
-class Statement(NamedTuple):
-    """One statement of a change."""
-
-    text: str
-    values: tuple[Any, ...]
-    name: str = ""
-    """Of the VM it would give a promise to."""
-
-
-def statements(change: Change) -> tuple[Statement, ...]:
-    """What carries *change* out."""
-    match change:
-        case PutPromise(promise):
-            return (Statement(PUT_PROMISE, promise_values(promise), promise.name),)
-        case PutHost(host):
-            return (Statement(_PUT_HOST, host_values(host)), Statement(_HOSTS_CHANGED, ()))
-        case DropHost(name):
-            return (Statement(_DROP_HOST, (name,)), Statement(_HOSTS_CHANGED, ()))
-        case RenameHost(old, new):
-            if old == new:
-                return ()
-            renaming = (_MAKE_WAY, _RENAME_HOST, _MOVE_PROMISES)
-            return (
-                *(Statement(text, (old, new)) for text in renaming),
-                Statement(_HOSTS_CHANGED, ()),
-            )
-        case ForgetGone(before_s):
-            return (Statement(_FORGET_GONE, (before_s,)),)
-        case PutShares(shares):
-            rows = [Statement(_PUT_SHARE, values) for values in map(share_values, shares)]
-            return (Statement(_DROP_SHARES, ()), *rows, Statement(_HOSTS_CHANGED, ()))

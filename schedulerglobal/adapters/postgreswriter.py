@@ -21,8 +21,9 @@ import asyncpg
 
 from schedulercommon.errors import NameTaken, NotLeader, RefusedError, StoreUnavailable
 from schedulerglobal.adapters.postgresfaults import AWAY, refusal
-from schedulerglobal.adapters.postgresschema import IN_OFFICE, PUT_PROMISES, statements
+from schedulerglobal.adapters.postgresschema import IN_OFFICE, PUT_PROMISES, TEXTS
 from schedulerglobal.adapters.rows import promise_values
+from schedulerglobal.adapters.statements import statements
 from schedulerglobal.core.promises import Promise
 from schedulerglobal.doubt import ask_again
 from schedulerglobal.ports import Change, PutPromise
@@ -90,7 +91,7 @@ class Writer:
         """A caller that stops waiting does not stop its write."""
         if self.epoch is None:
             raise StoreUnavailable(self._problem) if self._problem else _not_leader()
-        if not any(statements(change) for change in changes):
+        if not any(statements(change, TEXTS) for change in changes):
             return
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Job(changes, self.epoch, done))
@@ -184,7 +185,7 @@ class Writer:
                 _tell(job, None if leading else _not_leader())
 
     async def _put_apart(self, connection: Connection, job: _Job) -> None:
-        work = [each for change in job.changes for each in statements(change)]
+        work = [each for change in job.changes for each in statements(change, TEXTS)]
         wanted = ""
         try:
             async with connection.transaction():

@@ -24,10 +24,10 @@ from schedulercommon.errors import InputError, NameTaken, StoreUnavailable, VmSt
 from schedulerglobal.adapters.sqliteschema import (
     APPLICATION_ID,
     MIGRATIONS,
-    Statement,
+    TEXTS,
     read_contents,
-    statements,
 )
+from schedulerglobal.adapters.statements import Statement, statements
 from schedulerglobal.ports import Change, Contents
 
 _Waiting = asyncio.Future[Any]
@@ -84,7 +84,7 @@ class SqliteStore:
         if self._closed:
             raise StoreUnavailable(f"the store {self.path} is closed; start again")
         assert self._thread is not None, "a store is opened before it is written"
-        work = [each for change in changes for each in statements(change)]
+        work = [each for change in changes for each in statements(change, TEXTS)]
         if work:
             done = self._loop.create_future()
             self._jobs.put((work, done))
