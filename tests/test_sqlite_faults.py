@@ -20,24 +20,10 @@ from schedulercommon.errors import StoreUnavailable
 from schedulerglobal.adapters.sqlitestore import SqliteStore
 from schedulerglobal.ports import Contents, PutHost, PutPromise
 from tests.servers import ROOT, START_S
+from tests.sqliterig import at, keys, path
 from tests.storecontract import EMPTY, fate, host, kept, opened, promise
 
-
-def at(path: Path, patience_s: float = 0.05) -> Callable[[], SqliteStore]:
-    return lambda: SqliteStore(path, patience_s)
-
-
-def keys(contents: Contents) -> list[str]:
-    return [each.key for each in contents.promises]
-
-
-@pytest.fixture
-async def path(tmp_path: Path) -> Path:
-    """A store with one promise."""
-    path = tmp_path / "store.db"
-    async with opened(at(path)) as (store, _):
-        await store.write(PutPromise(promise("first")))
-    return path
+__all__ = ["path"]
 
 
 # --- faults that come and go ---

@@ -20,26 +20,12 @@ from schedulerglobal.adapters.sqlitestore import SqliteStore
 from schedulerglobal.adapters.stores import store_for
 from schedulerglobal.core.view import Shape
 from schedulerglobal.ports import Contents, PutPromise, PutShares
+from tests.sqliterig import at, keys, path
 from tests.storecontract import kept, opened, promise
 
+__all__ = ["path"]
+
 NOBODY = 65534
-
-
-def at(path: Path, patience_s: float = 0.05) -> Callable[[], SqliteStore]:
-    return lambda: SqliteStore(path, patience_s)
-
-
-def keys(contents: Contents) -> list[str]:
-    return [each.key for each in contents.promises]
-
-
-@pytest.fixture
-async def path(tmp_path: Path) -> Path:
-    """A store with one promise."""
-    path = tmp_path / "store.db"
-    async with opened(at(path)) as (store, _):
-        await store.write(PutPromise(promise("first")))
-    return path
 
 
 # --- SCG_STORE ---
