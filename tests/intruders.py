@@ -1,7 +1,10 @@
-"""Who may not ask, and who may: headers that schedulers of both tiers are asked with."""
+"""Who may not ask, and who may: headers that schedulers of both tiers are asked with, and where."""
 
 from __future__ import annotations
 
+from tests.webrig import IMAGE
+
+REMOVE = "/remove?name=there"
 TOKEN = "s3cret-and-long"
 GIVEN = {"Authorization": f"Bearer {TOKEN}"}
 """A header with a token that is one."""
@@ -47,3 +50,17 @@ OWN = {
     "another address": {"Host": "10.0.0.7"},
 }
 """Requests that may change something."""
+
+CLUSTER_CHANGES = [
+    ("GET", REMOVE),
+    ("GET", f"/deploy?name=b&cpu=1&mem=1&oc=1&qcow2={IMAGE}"),
+    ("GET", "/%72emove?name=there"),
+    ("POST", "/v1/vms"),
+    ("POST", "/v1/vms?dry_run=1"),
+    ("DELETE", "/v1/vms/there"),
+    *[("POST", f"/v1/vms/there/{verb}") for verb in ("start", "suspend", "resize", "adopt")],
+    ("POST", "/v1/hosts"),
+    ("PATCH", "/v1/hosts/a"),
+    *[("POST", f"/v1/hosts/a/{verb}") for verb in ("drain", "resume", "maintenance", "fence")],
+]
+"""What changes something in a cluster of a host ``a`` and a VM ``there``."""

@@ -15,12 +15,11 @@ from schedulercommon.errors import ConfigError
 from schedulerweb.guard import MOST_CHANGES
 from tests.clusterrig import SETTINGS, Cluster, cluster
 from tests.fakehost import FakeHost, Handler, answers, fake_hosts
-from tests.intruders import FOREIGN, GIVEN, OWN, TOKEN, WRONG_TOKENS
+from tests.intruders import CLUSTER_CHANGES, FOREIGN, GIVEN, TOKEN
 from tests.servers import global_service, local_hosts, urls
 from tests.webrig import IMAGE, running
 
 LOCAL_TOKEN = "for-the-hosts-alone"
-REMOVE = "/remove?name=there"
 PATCH = b"PATCH /v1/hosts/a HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 
 
@@ -31,99 +30,15 @@ async def web(tmp_path: Path) -> AsyncIterator[Cluster]:
         yield served
 
 
-@pytest.fixture
-async def closed(tmp_path: Path) -> AsyncIterator[Cluster]:
-    """A service that asks for a token."""
-    file = tmp_path / "tokens"
-    file.write_text(f"an-older-one\n\n{TOKEN}\n")
-    settings = replace(SETTINGS, token_file=file)
-    async with (
-        fake_hosts(FakeHost("a")) as urls,
-        cluster(tmp_path, *urls, settings=settings) as served,
-    ):
-        yield served
-
-
-CHANGES = [
-    ("GET", REMOVE),
-    ("GET", f"/deploy?name=b&cpu=1&mem=1&oc=1&qcow2={IMAGE}"),
-    ("GET", "/%72emove?name=there"),
-    ("POST", "/v1/vms"),
-    ("POST", "/v1/vms?dry_run=1"),
-    ("DELETE", "/v1/vms/there"),
-    *[("POST", f"/v1/vms/there/{verb}") for verb in ("start", "suspend", "resize", "adopt")],
-    ("POST", "/v1/hosts"),
-    ("PATCH", "/v1/hosts/a"),
-    *[("POST", f"/v1/hosts/a/{verb}") for verb in ("drain", "resume", "maintenance", "fence")],
-]
-READING = [
-    *[("GET", path) for path in "/ /status /listvm /docs /docs/docs.js /openapi.json".split()],
-    *[("GET", path) for path in "/metrics /v1/vms /v1/vms/there /v1/hosts /v1/hosts/a".split()],
-    *[("GET", path) for path in "/v1/capacity /v1/events /nothing".split()],
-    *[("OPTIONS", "/status"), ("HEAD", "/status"), ("POST", "/deploy")],
-]
-
-
-@pytest.mark.parametrize(("method", "path"), [*READING, *CHANGES])
-async def test_every_route_asks_for_a_token(closed: Cluster, method: str, path: str) -> None:
-    answer = await closed.ask(method, path)
-    assert answer.status == 401
-    assert answer.headers["www-authenticate"] == "Bearer"
-    if method != "HEAD":
-        assert answer.refusal == (401, "unauthorized")
-
-
-@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
-async def test_probes_need_no_token(closed: Cluster, path: str) -> None:
-    assert (await closed.get(path)).status == 200
-
-
-@pytest.mark.parametrize("token", [TOKEN, "an-older-one"])
-async def test_a_token_opens(closed: Cluster, token: str) -> None:
-    given = {"Authorization": f"bearer {token}"}
-    assert (await closed.get("/v1/hosts", given)).status == 200
-    target = f"/deploy?name=a&cpu=1&mem=1&oc=1&qcow2={IMAGE}"
-    assert (await closed.get(target, given)).status == 200
-
-
-@pytest.mark.parametrize("headers", WRONG_TOKENS, ids=lambda headers: " ".join(*headers.items()))
-async def test_a_token_wrong_or_elsewhere_opens_nothing(
-    closed: Cluster, headers: dict[str, str]
-) -> None:
-    assert (await closed.get("/v1/hosts", headers)).refusal == (401, "unauthorized")
-    assert (await closed.get(REMOVE, headers)).refusal == (401, "unauthorized")
-
-
-@pytest.mark.parametrize("parameter", ["token", "access_token", "Authorization"])
-async def test_a_token_in_the_address_is_refused(closed: Cluster, parameter: str) -> None:
-    target = f"/v1/hosts?{parameter}={TOKEN}"
-    assert (await closed.get(target)).refusal == (401, "unauthorized")
-    refused = await closed.get(target, GIVEN)
-    assert refused.refusal == (400, "bad-request")
-    assert TOKEN not in refused.body.decode()
-
-
 @pytest.mark.parametrize("headers", FOREIGN.values(), ids=FOREIGN)
 async def test_other_sites_change_nothing(web: Cluster, headers: dict[str, str]) -> None:
     before = await web.document("/v1/vms"), await web.hosts()
-    for method, target in CHANGES:
+    for method, target in CLUSTER_CHANGES:
         answer = await web.ask(method, target, headers=headers)
         assert answer.refusal == (403, "forbidden"), target
     assert (await web.document("/v1/vms"), await web.hosts()) == before
     for target in ("/v1/vms", "/v1/hosts", "/status"):
         assert (await web.get(target, headers)).status == 200
-
-
-@pytest.mark.parametrize("headers", OWN.values(), ids=OWN)
-async def test_own_pages_and_plain_clients_may(web: Cluster, headers: dict[str, str]) -> None:
-    assert (await web.get(REMOVE, headers)).status == 200
-
-
-async def test_with_a_token_a_proxy_may_use_any_name(closed: Cluster) -> None:
-    named = {**GIVEN, "Host": "vmstack.example"}
-    assert (await closed.get("/remove?name=a", named)).refusal == (404, "unknown-vm")
-    foreign = {**named, "Origin": "http://evil.example"}
-    assert (await closed.get("/remove?name=a", foreign)).refusal == (403, "forbidden")
 
 
 async def test_a_public_address_needs_a_token(tmp_path: Path) -> None:
