@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 
@@ -46,7 +47,13 @@ class Postgres:
         self._process: subprocess.Popen[bytes] | None = None
         # the server refuses to run as root
         self._user = None if os.geteuid() else UNPRIVILEGED
-        self._groups: list[str | int] | None = [] if self._user else None
+        self._there: dict[str, Any] = {
+            "cwd": folder,
+            "user": self._user,
+            "group": self._user,
+            "extra_groups": [] if self._user else None,
+        }
+        """Where its programs run, and as whom."""
 
     def create(self) -> None:
         if self._user:
@@ -71,11 +78,8 @@ class Postgres:
                 [programs() / "postgres", "-D", self._folder / "data", *given],
                 stdout=log,
                 stderr=log,
-                cwd=self._folder,
                 start_new_session=True,
-                user=self._user,
-                group=self._user,
-                extra_groups=self._groups,
+                **self._there,
             )
         deadline_s = time.monotonic() + WITHIN_S
         while not self._answers():
@@ -160,11 +164,8 @@ class Postgres:
             [programs() / program, *arguments],
             capture_output=True,
             check=False,
-            cwd=self._folder,
             timeout=WITHIN_S,
-            user=self._user,
-            group=self._user,
-            extra_groups=self._groups,
+            **self._there,
         )
         if done.returncode:
             raise OSError(f"{program}: {done.stderr.decode(errors='replace')[-2000:]}")
