@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import asyncpg
 
@@ -101,17 +102,28 @@ async def refuses_connections(web: Member) -> bool:
     return False
 
 
+@asynccontextmanager
+async def leader_and_other(
+    its_way: str, others_way: str, *urls: str
+) -> AsyncIterator[tuple[Member, Member]]:
+    """The one that leads and another that knows it, each with its own way to the database."""
+    async with (
+        member(its_way, *urls, settings=BRIEF) as leader,
+        member(others_way, *urls, settings=BRIEF) as other,
+    ):
+        await until(leader.leads)
+        await other.follows(leader)
+        yield leader, other
+
+
 async def test_another_takes_over_from_a_leader_that_is_cut_off(postgres: Postgres) -> None:
     url = await empty(postgres)
     host = FakeHost("a")
     async with (
         fake_hosts(host) as urls,
         wire(url) as (line, over_the_line),
-        member(over_the_line, *urls, settings=BRIEF) as leader,
-        member(url, *urls, settings=BRIEF) as other,
+        leader_and_other(over_the_line, url, *urls) as (leader, other),
     ):
-        await until(leader.leads)
-        await other.follows(leader)
         assert (await leader.deploy("one")).status == 201
         begun_s = time.monotonic()
         line.hold()
@@ -159,11 +171,8 @@ async def test_what_is_under_way_when_the_lead_is_lost_is_unknown_and_settled(
     async with (
         fake_hosts(host) as urls,
         wire(url) as (line, over_the_line),
-        member(over_the_line, *urls, settings=BRIEF) as leader,
-        member(url, *urls, settings=BRIEF) as other,
+        leader_and_other(over_the_line, url, *urls) as (leader, other),
     ):
-        await until(leader.leads)
-        await other.follows(leader)
         assert (await leader.deploy("there")).status == 201
         held, hanging = Held(done_first=True), Held()
         host.manners |= {"deploy": held, "remove": hanging}
@@ -219,11 +228,8 @@ async def test_a_leader_that_lost_its_power_in_the_middle_of_a_write_is_succeede
     url = await empty(postgres)
     async with (
         wire(url) as (line, over_the_line),
-        member(over_the_line, settings=BRIEF) as leader,
-        member(url, settings=BRIEF) as other,
+        leader_and_other(over_the_line, url) as (_, other),
     ):
-        await until(leader.leads)
-        await other.follows(leader)
         settings = {"idle_in_transaction_session_timeout": str(round(PATIENCE_S * 400))}
         writing = await asyncpg.connect(over_the_line, server_settings=settings)
         await writing.execute("BEGIN")
