@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -11,7 +12,7 @@ from schedulercommon.balance import progress
 from schedulercommon.levels import Level
 from schedulercommon.model import HostStatus, LevelStatus
 from schedulercommon.sizing import cpus_needed
-from schedulerglobal.core.view import Shape
+from schedulerglobal.core.view import ClusterView, Shape
 
 LEVELS = tuple(map(Fraction, ("1", "11/10", "4/3", "3/2", "2", "3")))
 
@@ -132,3 +133,15 @@ def hosts(draw: st.DrawFn) -> Host:
         if spare <= host.capacity_cpus - host.cpus:
             host.levels[level] = (owned + spare, vcpus, largest)
     return host
+
+
+def view_of(known: Iterable[Host]) -> ClusterView:
+    """Those hosts as a global scheduler knows them, h0 and so on."""
+    view = ClusterView()
+    for number, host in enumerate(known):
+        row = view.add(f"h{number}")
+        if host.seen:
+            view.set_status(row, host.status)
+        view.set_open(row, host.is_open)
+        view.set_preferred(row, host.preferred)
+    return view

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from schedulerglobal.core.policies import POLICIES, Choice, Policy
 from schedulerglobal.core.ranking import Ranker, Turn, Wishes
 from schedulerglobal.core.view import ClusterView, Shape
-from tests.clusters import Host, hosts, shapes
+from tests.clusters import Host, hosts, shapes, view_of
 
 SMALL = Shape(1, 1_024, Fraction(1))
 FIRST_FIT = POLICIES["first-fit"]
@@ -23,13 +23,7 @@ ROWS = 5
 
 
 def ranker_of(*hosts: Host) -> tuple[ClusterView, Ranker]:
-    view = ClusterView()
-    for number, host in enumerate(hosts):
-        row = view.add(f"h{number}")
-        if host.seen:
-            view.set_status(row, host.status)
-        view.set_open(row, host.is_open)
-        view.set_preferred(row, host.preferred)
+    view = view_of(hosts)
     return view, Ranker(view, Turn(Random(1)))
 
 

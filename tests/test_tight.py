@@ -22,22 +22,11 @@ from schedulerglobal.core.tight import ExpectedFit, least
 from schedulerglobal.core.view import ClusterView, Shape
 from schedulerglobal.core.wishes import Wishes
 from schedulerglobal.core.worth import SCALE, Expected
-from tests.clusters import Host, hosts, shapes
+from tests.clusters import Host, hosts, shapes, view_of
 
 TIGHT = POLICIES["tight"]
 ROWS = 5
 SMALL, LARGE = Shape(1, 1_024, Fraction(1)), Shape(8, 8_192, Fraction(1))
-
-
-def view_of(known: list[Host]) -> ClusterView:
-    view = ClusterView()
-    for number, host in enumerate(known):
-        row = view.add(f"h{number}")
-        if host.seen:
-            view.set_status(row, host.status)
-        view.set_open(row, host.is_open)
-        view.set_preferred(row, host.preferred)
-    return view
 
 
 # --- the formula, worked out slowly ---
