@@ -30,7 +30,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 settings.load_profile("ci" if os.environ.get("CI") else "desk")
 
 # Assertions in modules that tests share tell as much as those in tests.
-pytest.register_assert_rewrite("tests.storecontract", "tests.servers", "tests.webrig")
+pytest.register_assert_rewrite(
+    "tests.storecontract", "tests.storerounds", "tests.servers", "tests.webrig"
+)
 
 
 _MAKING_USE = ("test_clustersim", "test_replay", "test_concurrency", "test_client")

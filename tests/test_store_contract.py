@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from schedulerglobal.adapters.stores import sole_store_for, store_for
 from tests.memorystore import Disk, MemoryStore
 from tests.postgres import Postgres
-from tests.storecontract import CLAUSES, ROUNDS, Place, Rounds, check_alike
+from tests.storecontract import CLAUSES, Place
+from tests.storerounds import ROUNDS, Rounds, check_alike
 
 
 def in_memory(_: Path, __: Postgres) -> Place:
