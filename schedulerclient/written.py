@@ -7,10 +7,16 @@ from __future__ import annotations
 
 import re
 from argparse import ArgumentTypeError
-from fractions import Fraction
 
-from schedulercommon.levels import Level, gb_to_mib, parse_decimal, parse_level
-from schedulercommon.model import MAX_MEMORY_MIB, MAX_VCPUS, NAME
+from schedulercommon.levels import (
+    MIB_PER_GB,
+    Level,
+    parse_count,
+    parse_decimal,
+    parse_gb,
+    parse_level,
+)
+from schedulercommon.model import MAX_MEMORY_MIB, MAX_VCPUS, NAME, NAME_RULE
 
 MOST_LISTED = 64
 """Labels, hosts to avoid, VMs to be near: as many of each does one request take."""
@@ -39,10 +45,7 @@ def given(text: str) -> str:
 
 def name(text: str) -> str:
     if not NAME.fullmatch(text):
-        raise refused(
-            f"{text[:70]!a} is not a name; write 1 to 63 letters, digits, '.', '_' or '-',"
-            " a letter or digit first"
-        )
+        raise refused(f"{text[:70]!a} is not a name; write {NAME_RULE}")
     return text
 
 
@@ -97,23 +100,17 @@ def vcpus(text: str) -> int:
 
 
 def count(text: str, most: int) -> int:
-    if not re.fullmatch("[0-9]{1,9}", text) or not 1 <= int(text) <= most:
-        raise refused(f"{text[:40]!a} is not a whole number from 1 to {most}")
-    return int(text)
+    try:
+        return parse_count(text, most)
+    except ValueError as problem:
+        raise refused(f"{text[:40]!a} {problem}") from None
 
 
 def memory_mib(text: str) -> int:
-    most = MAX_MEMORY_MIB // 1024
     try:
-        gigabytes = parse_decimal(text)
-    except ValueError:
-        gigabytes = Fraction(0)
-    if not 0 < gigabytes <= most:
-        raise refused(
-            f"{text[:40]!a} is not an amount in GB above 0 and up to {most};"
-            " write digits with at most one point"
-        )
-    return gb_to_mib(gigabytes)
+        return parse_gb(text, MAX_MEMORY_MIB // MIB_PER_GB)
+    except ValueError as problem:
+        raise refused(f"{text[:40]!a} {problem}") from None
 
 
 def level(text: str) -> Level:

@@ -55,6 +55,7 @@ MIB_PER_GB = 1024
 
 _DECIMAL = re.compile(r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+", re.ASCII)
 _RATIO = re.compile(r"([0-9]{1,9})/([0-9]{1,9})", re.ASCII)
+_COUNT = re.compile(r"[0-9]{1,9}", re.ASCII)
 _LONGEST_NUMBER = 40  # characters; no size in use comes near, and int() is quadratic
 
 
@@ -123,3 +124,24 @@ def format_level(level: Level) -> str:
 def gb_to_mib(gigabytes: Fraction) -> int:
     """Whole MiB for an amount in GB (1 GB is 1024 MiB on the published routes), rounded up."""
     return ceil(gigabytes * MIB_PER_GB)
+
+
+def parse_gb(text: str, most_gb: int) -> int:
+    """Whole MiB for the GB that *text* writes; raises ValueError saying what it is not."""
+    try:
+        gigabytes = parse_decimal(text)
+    except ValueError:
+        gigabytes = Fraction(0)
+    if not 0 < gigabytes <= most_gb:
+        raise ValueError(
+            f"is not an amount in GB above 0 and up to {most_gb};"
+            " write digits with at most one point"
+        )
+    return gb_to_mib(gigabytes)
+
+
+def parse_count(text: str, most: int) -> int:
+    """The number that *text* writes; raises ValueError saying what it is not."""
+    if not _COUNT.fullmatch(text) or not 1 <= int(text) <= most:
+        raise ValueError(f"is not a whole number from 1 to {most}")
+    return int(text)

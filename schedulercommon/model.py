@@ -10,6 +10,7 @@ from fractions import Fraction
 from schedulercommon.levels import Level, check_level
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
+NAME_RULE = "1 to 63 letters, digits, '.', '_' or '-', a letter or digit first"
 MAX_VCPUS = 4096
 MAX_MEMORY_MIB = 1 << 30  # 1 PiB
 

@@ -24,7 +24,7 @@ from pydantic import (
 
 from schedulercommon.errors import BadRequest
 from schedulercommon.levels import MAX_LEVEL, Level, parse_level
-from schedulercommon.model import MAX_MEMORY_MIB, MAX_VCPUS, VmSpec, VmState
+from schedulercommon.model import MAX_MEMORY_MIB, MAX_VCPUS, NAME_RULE, VmSpec, VmState
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -96,7 +96,7 @@ Name = Annotated[
     Field(
         strict=True,
         pattern=NAME_PATTERN,
-        description="1 to 63 letters, digits, '.', '_' or '-', a letter or digit first",
+        description=NAME_RULE,
     ),
 ]
 Image = Annotated[

@@ -5,20 +5,16 @@ It is text; a program that asks for JSON gets a document with the text in it.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from aiohttp import web
 
-from schedulercommon.errors import BadRequest
 from schedulerweb.answers import answer, json_bytes
-from schedulerweb.query import read_parameters, shown
+from schedulerweb.query import read_count, read_parameters
 
 MOST_BYTES = 1 << 19
 MOST_LINES = 10_000
 USUAL_BYTES = 1 << 16
-
-_WHOLE = re.compile(r"[0-9]{1,9}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +41,9 @@ class Tail:
 def read_tail(request: web.Request) -> Tail:
     """What ``?lines=&bytes=`` asks for; by itself ``lines`` may take as many bytes as there are."""
     found = read_parameters(request, (), ("lines", "bytes"))
-    lines = _count("lines", found["lines"], MOST_LINES) if "lines" in found else None
+    lines = read_count("lines", found["lines"], MOST_LINES) if "lines" in found else None
     usual = USUAL_BYTES if lines is None else MOST_BYTES
-    most = _count("bytes", found["bytes"], MOST_BYTES) if "bytes" in found else usual
+    most = read_count("bytes", found["bytes"], MOST_BYTES) if "bytes" in found else usual
     return Tail(most, lines)
 
 
@@ -56,9 +52,3 @@ def console_answer(request: web.Request, name: str, text: str) -> web.Response:
         return answer(json_bytes({"name": name, "console": text}))
     # what it says is the guest's: it may hold anything, and is never a page
     return answer(text.encode(), headers={"Content-Type": "text/plain; charset=utf-8"})
-
-
-def _count(name: str, text: str, most: int) -> int:
-    if not _WHOLE.fullmatch(text) or not 1 <= int(text) <= most:
-        raise BadRequest(f"{name} {shown(text)} is not a whole number from 1 to {most}")
-    return int(text)

@@ -7,22 +7,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from fractions import Fraction
 from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 from aiohttp import web
 
 from schedulercommon.errors import BadRequest
-from schedulercommon.levels import Level, gb_to_mib, parse_decimal, parse_level
-from schedulercommon.model import MAX_MEMORY_MIB, MAX_VCPUS, NAME, VmSpec
+from schedulercommon.levels import MIB_PER_GB, Level, parse_count, parse_gb, parse_level
+from schedulercommon.model import MAX_MEMORY_MIB, MAX_VCPUS, NAME, NAME_RULE, VmSpec
 
 LONGEST_PATH = 4095
 DEPLOY = ("name", "cpu", "mem", "oc", "qcow2")
 SIZE = ("cpu", "mem", "oc")
 
-_MAX_GB = MAX_MEMORY_MIB // 1024
-_WHOLE = re.compile(r"[0-9]{1,9}", re.ASCII)
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -89,7 +86,7 @@ def read_deploy(request: web.Request, request_id: str = "") -> VmSpec:
     found = read_parameters(request, DEPLOY)
     return VmSpec(
         name=valid_name(found["name"]),
-        vcpus=_vcpus(found["cpu"]),
+        vcpus=read_count("cpu", found["cpu"], MAX_VCPUS),
         memory_mib=_memory_mib(found["mem"]),
         level=_level(found["oc"]),
         image=_image(found["qcow2"]),
@@ -100,7 +97,8 @@ def read_deploy(request: web.Request, request_id: str = "") -> VmSpec:
 def read_size(request: web.Request) -> tuple[int, int, Level]:
     """vCPUs, memory in MiB and level of ``?cpu=&mem=&oc=``."""
     found = read_parameters(request, SIZE)
-    return _vcpus(found["cpu"]), _memory_mib(found["mem"]), _level(found["oc"])
+    vcpus = read_count("cpu", found["cpu"], MAX_VCPUS)
+    return vcpus, _memory_mib(found["mem"]), _level(found["oc"])
 
 
 def read_name(request: web.Request) -> str:
@@ -111,31 +109,23 @@ def read_name(request: web.Request) -> str:
 def valid_name(name: str, parameter: str = "name") -> str:
     """*name*, if it can be a VM's."""
     if not NAME.fullmatch(name):
-        raise BadRequest(
-            f"{parameter} {shown(name)} is not a name; write 1 to 63 letters, digits,"
-            " '.', '_' or '-', a letter or digit first"
-        )
+        raise BadRequest(f"{parameter} {shown(name)} is not a name; write {NAME_RULE}")
     return name
 
 
-def _vcpus(text: str) -> int:
-    if not _WHOLE.fullmatch(text) or not 1 <= int(text) <= MAX_VCPUS:
-        raise BadRequest(f"cpu {shown(text)} is not a whole number from 1 to {MAX_VCPUS}")
-    return int(text)
+def read_count(parameter: str, text: str, most: int) -> int:
+    try:
+        return parse_count(text, most)
+    except ValueError as problem:
+        raise BadRequest(f"{parameter} {shown(text)} {problem}") from None
 
 
 @lru_cache(maxsize=1024)
 def _memory_mib(text: str) -> int:
     try:
-        gigabytes = parse_decimal(text)
-    except ValueError:
-        gigabytes = Fraction(0)
-    if not 0 < gigabytes <= _MAX_GB:
-        raise BadRequest(
-            f"mem {shown(text)} is not an amount in GB above 0 and up to {_MAX_GB};"
-            " write digits with at most one point"
-        )
-    return gb_to_mib(gigabytes)
+        return parse_gb(text, MAX_MEMORY_MIB // MIB_PER_GB)
+    except ValueError as problem:
+        raise BadRequest(f"mem {shown(text)} {problem}") from None
 
 
 def _level(text: str) -> Level:
