@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -21,20 +19,14 @@ from schedulercommon.errors import (
     UnknownVm,
     WrongState,
 )
-from schedulercommon.model import VmSpec, VmState
-from schedulerlocal.adapters.journal import FileJournal
-from schedulerlocal.adapters.simulated import SimulatedHypervisor
-from schedulerlocal.adapters.simulatedfaults import parse_faults
-from schedulerlocal.adapters.topologyjson import read_topology
+from schedulercommon.model import VmState
 from schedulerlocal.agent import Deployment, HostAgent, Resized
 from schedulerlocal.core.adoption import FoundVm
 from schedulerlocal.core.host import Host
 from schedulerlocal.core.lifecycle import Verb
-from schedulerlocal.core.state import violations
 from schedulerlocal.keeper import HostKeeper
+from tests.agentrig import ONE, THREE, TOPOLOGY, TWO, Rig, rig, spec
 
-TOPOLOGY = read_topology(Path(__file__).parent.parent / "debug" / "topology_i7-1185G7.json")
-ONE, TWO, THREE = Fraction(1), Fraction(2), Fraction(3)
 CHANGES: dict[str, Callable[[HostAgent], Awaitable[object]]] = {
     "deploy": lambda agent: agent.deploy(spec("new", 2, TWO)),
     "deploy at level 1": lambda agent: agent.deploy(spec("new", 1, ONE)),
@@ -42,64 +34,6 @@ CHANGES: dict[str, Callable[[HostAgent], Awaitable[object]]] = {
     "resize up": lambda agent: agent.resize("one", 3, 2048),
     "resize down": lambda agent: agent.resize("two", 1, None),
 }
-
-
-def spec(name: str, vcpus: int = 2, level: Fraction = TWO, **more: object) -> VmSpec:
-    image = "/var/lib/libvirt/images/hello.qcow2"
-    sizes = {"vcpus": vcpus, "memory_mib": 1024, "level": level, "image": image}
-    return VmSpec(name=name, **{**sizes, **more})  # type: ignore[arg-type]
-
-
-class Rig:
-    """An agent with everything under it."""
-
-    def __init__(self, directory: Path, faults: str, repair: bool, timeout_s: float) -> None:
-        self.hypervisor = SimulatedHypervisor(
-            Host(TOPOLOGY),
-            faults=parse_faults(faults),
-            now_s=lambda: 0.0,
-            sleep=asyncio.sleep,
-        )
-        self.journal = FileJournal(directory)
-        self.keeper = HostKeeper(
-            Host(TOPOLOGY),
-            self.hypervisor,
-            self.journal,
-            now_s=lambda: 1_000.0,
-            repair=repair,
-            call_timeout_s=timeout_s,
-        )
-        self.agent = HostAgent("testhost", self.keeper)
-
-    async def check(self) -> None:
-        """State and hypervisor tell the same, and no promise is broken."""
-        state = self.agent.state
-        assert violations(state) == []
-        domains = {each.name: each for each in await self.hypervisor.domains()}
-        assert sorted(domains) == sorted(vm.name for vm in state.vms())
-        assert {name: each.state for name, each in domains.items()} == dict(self.agent.states)
-        for level, subset in state.subsets.items():
-            for vm in subset.vms:
-                found = domains[vm.name].found
-                assert (found.vcpus, vm.foreign) == (vm.vcpus, found.foreign)
-                if not vm.foreign:
-                    assert tuple(sorted(found.pinned)) == state.reach[level]
-
-    async def settle(self) -> None:
-        async with self.keeper.lock:
-            await self.keeper.settle()
-
-
-@asynccontextmanager
-async def rig(
-    directory: Path, faults: str = "", *, repair: bool = True, timeout_s: float = 30.0
-) -> AsyncIterator[Rig]:
-    made = Rig(directory, faults, repair, timeout_s)
-    await made.keeper.start()
-    try:
-        yield made
-    finally:
-        await made.agent.close()
 
 
 async def furnish(agent: HostAgent) -> int:

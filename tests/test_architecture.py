@@ -144,6 +144,17 @@ def test_tiers_do_not_know_each_other(tier: str) -> None:
     assert wrong == []
 
 
+def test_tests_share_through_rigs_and_not_through_each_other() -> None:
+    found = [
+        f"{path.name}:{line} {name}"
+        for path in python_files("tests")
+        for line, name in imports(path.read_text())
+        if inside(name, ["tests"])
+    ]
+    assert found
+    assert [each for each in found if " tests.test_" in each] == []
+
+
 def test_libvirt_is_imported_in_one_file_at_most() -> None:
     users = {
         module_name(path)

@@ -10,7 +10,7 @@ import pytest
 
 from schedulercommon.errors import HypervisorError
 from schedulerlocal.core.steps import Remove
-from tests.test_hypervisor_steps import WIDE, Rig
+from tests.hypervisorrig import WIDE, Rig
 
 
 @pytest.mark.parametrize("fails", [False, True], ids=["it happens", "it does not"])

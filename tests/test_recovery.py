@@ -20,7 +20,7 @@ from schedulerlocal.agent import Resized
 from schedulerlocal.core.adoption import FoundVm
 from schedulerlocal.core.lifecycle import Verb
 from schedulerlocal.ports import Domain
-from tests.test_agent import ONE, Rig, rig, spec
+from tests.agentrig import ONE, Rig, rig, spec
 
 
 @contextmanager
