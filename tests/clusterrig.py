@@ -13,7 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
-from schedulerglobal.adapters.api import create_app, serve
+from schedulerglobal.adapters.api import SHUTDOWN_S, create_app, serve
 from schedulerglobal.adapters.forwarding import Forwarder
 from schedulerglobal.adapters.hostclient import HttpHosts
 from schedulerglobal.adapters.postgresstore import PostgresStore
@@ -25,6 +25,7 @@ from schedulerglobal.scheduler import ClusterScheduler, Sharing, Surroundings
 from schedulerglobal.service import poll_timeout_s
 from schedulerprocess.lifetime import ended
 from schedulerweb.guard import read_tokens
+from schedulerweb.server import Runner
 from tests.postgres import Postgres
 from tests.webrig import Answer, Client
 
@@ -164,23 +165,34 @@ async def cluster(
             policy=settings.policy,
             delay_s=settings.delay_s,
         )
-        # idle where nobody else leads, but between the guard and the handlers as it is in life
-        forwarder = Forwarder(
-            scheduler.office,
-            own_url="",
-            timeout_s=settings.call_timeout_s,
-            caught_up=scheduler.caught_up,
-        )
-        stack.push_async_callback(forwarder.close)
-        app = create_app(scheduler, settings, time.monotonic, forwarder)
-        stack.push_async_callback(scheduler.close)
-        await scheduler.open()
-        runner = await serve(app, settings.address, settings.port)
+        runner = await _listening(stack, scheduler, settings)
         stack.push_async_callback(runner.cleanup)
         polling = asyncio.create_task(scheduler.run())
         stack.push_async_callback(ended, polling)
         await scheduler.poller.first_round.wait()
         yield Cluster(scheduler, runner.addresses[0][1], path)
+
+
+async def _listening(
+    stack: AsyncExitStack,
+    scheduler: ClusterScheduler,
+    settings: GlobalSettings,
+    own_url: str = "",
+    shutdown_timeout_s: float = SHUTDOWN_S,
+) -> Runner:
+    """*scheduler* opened and listening. *stack* closes it in the end; the caller, the port."""
+    # idle where nobody else leads, but between the guard and the handlers as it is in life
+    forwarder = Forwarder(
+        scheduler.office,
+        own_url=own_url,
+        timeout_s=settings.call_timeout_s,
+        caught_up=scheduler.caught_up,
+    )
+    stack.push_async_callback(forwarder.close)
+    app = create_app(scheduler, settings, time.monotonic, forwarder)
+    stack.push_async_callback(scheduler.close)
+    await scheduler.open()
+    return await serve(app, settings.address, settings.port, shutdown_timeout_s)
 
 
 class Member(Cluster):
@@ -245,17 +257,7 @@ async def member(
             office=office,
             sharing=Sharing(store, own_url, settings.lease_s),
         )
-        forwarder = Forwarder(
-            office,
-            own_url=own_url,
-            timeout_s=settings.call_timeout_s,
-            caught_up=scheduler.caught_up,
-        )
-        stack.push_async_callback(forwarder.close)
-        app = create_app(scheduler, settings, time.monotonic, forwarder)
-        stack.push_async_callback(scheduler.close)
-        await scheduler.open()
-        runner = await serve(app, settings.address, settings.port, settings.lease_s)
+        runner = await _listening(stack, scheduler, settings, own_url, settings.lease_s)
         running = asyncio.create_task(scheduler.run())
         stack.push_async_callback(ended, running)
         stack.push_async_callback(runner.cleanup)
