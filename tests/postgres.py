@@ -139,6 +139,37 @@ class Postgres:
                 rules.write_text(before)
                 self.run(self.url("postgres"), "SELECT pg_reload_conf()")
 
+    @contextmanager
+    def certified(self, name: str) -> Iterator[Path]:
+        """It speaks TLS, too, with the certificate that is yielded, which is made out to *name*."""
+        certificate, key = self._folder / "server.crt", self._folder / "server.key"
+        options = ("-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}")
+        files = ("-keyout", str(key), "-out", str(certificate))
+        command = ["openssl", "req", *options, "-addext", f"subjectAltName=DNS:{name}", *files]
+        subprocess.run(command, check=True, capture_output=True, **self._there)
+        where = self.url("postgres")
+        self.run(
+            where,
+            f"ALTER SYSTEM SET ssl_cert_file = '{certificate}'",
+            f"ALTER SYSTEM SET ssl_key_file = '{key}'",
+            "ALTER SYSTEM SET ssl = on",
+            "SELECT pg_reload_conf()",
+        )
+        try:
+            self._wait_for_tls()
+            yield certificate
+        finally:
+            self.run(where, "ALTER SYSTEM RESET ALL", "SELECT pg_reload_conf()")
+
+    def _wait_for_tls(self) -> None:
+        deadline_s = time.monotonic() + WITHIN_S
+        while True:
+            try:
+                return self.run(f"{self.url('postgres')}?sslmode=require", "SELECT 1")
+            except OSError:  # it was not reread yet
+                assert time.monotonic() < deadline_s, "PostgreSQL does not speak TLS"
+                time.sleep(0.02)
+
     async def _empty(self, name: str) -> None:
         try:
             await self._run(self.url(name), "DROP SCHEMA IF EXISTS vmstack CASCADE")

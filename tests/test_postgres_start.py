@@ -164,6 +164,26 @@ def test_a_server_that_is_read_only(
     assert "primary" in said
 
 
+def test_certificates(start: Starter, postgres: Postgres, url: str, tmp_path: Path) -> None:
+    with postgres.certified("elsewhere") as theirs:
+        ours = tmp_path / "db.pem"
+        ours.write_bytes(theirs.read_bytes())
+        prepare(f"{url}?sslmode=verify-ca&sslrootcert={ours}")
+        said = start.refuses(FAILED, f"{url}?sslmode=verify-full&sslrootcert={ours}")
+        assert "not to be trusted" in said
+        assert "127.0.0.1" in said
+        assert "sslrootcert=FILE" in said
+        garbage = tmp_path / "garbage.pem"
+        garbage.write_text("no certificate")
+        said = start.refuses(FAILED, f"{url}?sslmode=verify-ca&sslrootcert={garbage}")
+        assert "over TLS" in said
+        said = start.refuses(WRONG_USAGE, f"{url}?sslmode=verify-ca")
+        assert "no certificate to tell the server" in said
+        assert "sslrootcert=FILE" in said
+        said = start.refuses(WRONG_USAGE, f"{url}?sslmode=verify-ca&sslrootcert={tmp_path}/no.pem")
+        assert f"sslrootcert={tmp_path}/no.pem cannot be read" in said
+
+
 GARBAGE = {
     "kind": f"mysql://me:{SECRET}@db/vms",
     "driver": f"postgresql+asyncpg://me:{SECRET}@db/vms",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+from urllib.parse import parse_qsl, urlsplit
 
 _SAFE = re.compile(r"((?:[\w.,%-]|\[[0-9A-Fa-f:.%]+\])*(?::[0-9]+)?(?:,[\w.:%-]+)*)(/[\w.%/-]*)?")
-
-
+_FILES = frozenset(("sslrootcert", "sslcert", "sslkey", "sslcrl"))
 _SERVER = re.compile(
     r"([\w.-]{1,63}(\.[\w-]{1,63})*|\[[0-9A-Fa-f:.%]+\])?(?::([0-9]{1,5}))?", re.ASCII
 )
@@ -19,6 +20,14 @@ def is_database(url: str) -> bool:
         return False
     servers = [_SERVER.fullmatch(server) for server in match[1].split(",")]
     return all(server and 0 < int(server[3] or 1) < 65_536 for server in servers)
+
+
+def unreadable_file(url: str) -> str:
+    """The first option of *url* that names a file which cannot be read; empty if there is none."""
+    for option, file in parse_qsl(urlsplit(url).query):
+        if option in _FILES and not os.access(file, os.R_OK):
+            return f"{option}={file[:200]}"
+    return ""
 
 
 def shown_address(url: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ssl
+
 import asyncpg
 
 from schedulercommon.errors import ConfigError, StoreUnavailable, VmStackError
@@ -58,6 +60,17 @@ _SENTENCES: tuple[tuple[type[BaseException], str], ...] = (
     (asyncpg.InterfaceError, "has a connection that broke ({}); it is tried again"),
     (TimeoutError, "does not answer; see to the server and the way to it"),
     (
+        ssl.SSLCertVerificationError,
+        (
+            "has a certificate that is not to be trusted ({}); in SCG_STORE, name the server as its"
+            " certificate does, and the file of who signed that: sslrootcert=FILE"
+        ),
+    ),
+    (
+        ssl.SSLError,
+        "cannot be spoken to over TLS ({}); see to the files that SCG_STORE names, and to sslmode",
+    ),
+    (
         OSError,
         "cannot be reached ({}); start the server, or give its right address in SCG_STORE",
     ),
@@ -71,7 +84,13 @@ def refusal(called: str, problem: BaseException) -> StoreUnavailable:
 
 def opening_fault(called: str, problem: BaseException) -> VmStackError:
     """Of a store that cannot be opened."""
-    if isinstance(problem, NONSENSE):
+    if isinstance(problem, asyncpg.ClientConfigurationError) and "root certificate" in str(problem):
+        return ConfigError(
+            f"SCG_STORE: there is no certificate to tell the server {called} by; give the file of"
+            " who signed its own: sslrootcert=FILE"
+        )
+    # what is wrong with a certificate is a ValueError, too
+    if isinstance(problem, NONSENSE) and not isinstance(problem, OSError):
         # without the library's words, which may repeat the password
         return ConfigError(
             f"SCG_STORE: the address {called} makes no sense; write"

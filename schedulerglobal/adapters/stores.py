@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from schedulercommon.errors import ConfigError, InputError
-from schedulerglobal.adapters.addresses import is_database, shown_address
+from schedulerglobal.adapters.addresses import is_database, shown_address, unreadable_file
 from schedulerglobal.adapters.sqlitestore import SqliteStore
 from schedulerglobal.config import is_shared
 from schedulerglobal.ports import SharedStore, Store
@@ -45,6 +45,11 @@ def shared_store_for(url: str, cluster: str, setting: str = "SCG_STORE") -> Shar
             f"{setting}: the address {shown_address(url)} makes no sense; write"
             " postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with %XX for characters of the"
             " password that mean something there"
+        )
+    if unreadable := unreadable_file(url):
+        raise ConfigError(
+            f"{setting}: the file of {unreadable} cannot be read; give its right path, and let this"
+            " user read it"
         )
     # who needs no database need not wait for its library
     from schedulerglobal.adapters.postgresstore import PostgresStore
