@@ -70,10 +70,11 @@ async def breaks_off(_: FakeHost, request: web.Request, __: Handler) -> web.Stre
     return web.Response()
 
 
-async def dies(host: FakeHost, request: web.Request, __: Handler) -> web.StreamResponse:
-    """Refuses connections from now on, and breaks this one."""
+async def dies(host: FakeHost, request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuses connections from now on, and answers on none of those there are."""
     await host.stop_listening()
-    return await resets(host, request, __)
+    host.manners = {"all": resets}
+    return await resets(host, request, handler)
 
 
 def done_then(manner: Manner) -> Manner:
