@@ -13,7 +13,7 @@ from clustersim.strategies import DEDICATED
 
 ORDER = (
     *(DEDICATED, "progress", "first-fit", "best-fit", "product", "tight"),
-    *("product+on-refusal", "tight+on-refusal"),
+    *("product+on-refusal", "tight+clearing", "tight+on-refusal"),
 )
 """In which policies are shown; others follow by name."""
 
