@@ -26,12 +26,12 @@ _COLOURS = dict(
         ORDER,
         (
             *(MUTED, "#D55E00", "#E69F00", "#56B4E9", "#009E73", "#0072B2"),
-            *(MEMORY, "#AA4499", "#000000"),
+            *(MEMORY, "#7A4B1E", "#000000"),
         ),
         strict=True,
     )
 )
-_OTHERS = ("#882255", "#999933", "#44AA99", "#332288", "#661100")
+_OTHERS = ("#882255", "#999933", "#44AA99", "#332288", "#AA4499", "#661100")
 _SPREAD = 0.72  # of the distance of two mixes: the width that its policies share
 _TOP_INCHES, _BOTTOM_INCHES, _PANEL_INCHES, _GAP_INCHES = 0.8, 0.6, 2.7, 0.95
 _LEFT, _RIGHT = 0.07, 0.985
