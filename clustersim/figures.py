@@ -24,7 +24,10 @@ from schedulerlocal.report_figure import GRID, INK, MEMORY, MUTED, STYLE, WIDTH_
 _COLOURS = dict(
     zip(
         ORDER,
-        (MUTED, "#D55E00", "#E69F00", "#56B4E9", "#009E73", "#0072B2", MEMORY, "#000000"),
+        (
+            *(MUTED, "#D55E00", "#E69F00", "#56B4E9", "#009E73", "#0072B2"),
+            *(MEMORY, "#7A4B1E", "#000000"),
+        ),
         strict=True,
     )
 )

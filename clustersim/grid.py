@@ -28,7 +28,10 @@ from schedulerprocess.options import Options
 
 T = TypeVar("T")
 
-POLICIES = "dedicated,progress,first-fit,best-fit,product,tight,product+on-refusal,tight+on-refusal"
+POLICIES = (
+    "dedicated,progress,first-fit,best-fit,product,tight,"
+    "product+on-refusal,tight+clearing,tight+on-refusal"
+)
 SEEDS = "3"
 FOLDER = "results/packing"
 _MOST_SEED = 1_000_000

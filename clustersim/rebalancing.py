@@ -1,5 +1,5 @@
-"""When VMs move in a simulation: to make room for a request that would be refused, or by the
-clock, on a credit of moves."""
+"""When VMs move in a simulation: to make room for a request that would be refused, with moves that
+loosen the cluster or without, or by the clock, on a credit of moves."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from clustersim.engine import Rebalancer
 from clustersim.hosts import SimulatedHosts
 from schedulerglobal.core.arrivals import Arrivals
 from schedulerglobal.core.gains import plan_gains
-from schedulerglobal.core.moves import Move, plan_clearing
+from schedulerglobal.core.moves import Move
 from schedulerglobal.core.policies import Policy
 from schedulerglobal.core.ranking import Ranker
+from schedulerglobal.core.room import MOST_GAINS, plan_room
 from schedulerglobal.core.view import Shape
 
 _DAY_S, _HOUR_S = 86_400.0, 3_600.0
@@ -26,10 +27,13 @@ _DAILY_SHARE = Fraction(1, 20)
 @dataclass(slots=True)
 class _OnRefusal:
     hosts: SimulatedHosts
+    arrivals: Arrivals
+    most_gains: int
     every_s: float = inf
 
     def on_refusal(self, shape: Shape) -> Sequence[Move[int]]:
-        clearing = plan_clearing(self.hosts.view, self.hosts.vms, shape)
+        view, vms = self.hosts.view, self.hosts.vms
+        clearing = plan_room(view, vms, self.arrivals, shape, most_gains=self.most_gains)
         return clearing.moves if clearing else ()
 
     def due(self) -> Sequence[Move[int]]:
@@ -56,8 +60,12 @@ class _ByTheClock:
         return moves
 
 
-def _on_refusal(hosts: SimulatedHosts, _ranker: Ranker, _policy: Policy) -> _OnRefusal:
-    return _OnRefusal(hosts)
+def _on_refusal(hosts: SimulatedHosts, ranker: Ranker, _policy: Policy) -> _OnRefusal:
+    return _OnRefusal(hosts, ranker.arrivals, MOST_GAINS)
+
+
+def _clearing(hosts: SimulatedHosts, ranker: Ranker, _policy: Policy) -> _OnRefusal:
+    return _OnRefusal(hosts, ranker.arrivals, most_gains=0)
 
 
 def _hourly(hosts: SimulatedHosts, ranker: Ranker, _policy: Policy) -> _ByTheClock:
@@ -69,5 +77,5 @@ def _daily(hosts: SimulatedHosts, ranker: Ranker, _policy: Policy) -> _ByTheCloc
 
 
 REBALANCERS: Mapping[str, Rebalancer] = MappingProxyType(
-    {"on-refusal": _on_refusal, "hourly": _hourly, "daily": _daily}
+    {"on-refusal": _on_refusal, "clearing": _clearing, "hourly": _hourly, "daily": _daily}
 )

@@ -14,7 +14,7 @@ from schedulercommon.levels import MIB_PER_GB
 
 ORDER = (
     *(DEDICATED, "progress", "first-fit", "best-fit", "product", "tight"),
-    *("product+on-refusal", "tight+on-refusal"),
+    *("product+on-refusal", "tight+clearing", "tight+on-refusal"),
 )
 """In which policies are shown; others follow by name."""
 

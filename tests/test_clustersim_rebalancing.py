@@ -46,6 +46,19 @@ def test_what_cannot_be_made_room_for_is_refused_and_nothing_moves() -> None:
     assert (outcome.refused, outcome.moves) == ((4,), 1)
 
 
+def test_moves_that_loosen_the_cluster_save_hosts() -> None:
+    demands = generate(Recipe("azure2017", parse_mix("25,75,0"), seed=1))
+    alone = on(demands, HOST, 22, "tight+clearing")
+    outcome = on(demands, HOST, 22, "tight+on-refusal")
+    assert alone.refused
+    assert not outcome.refused
+    times = Counter(event.time_s for event in outcome.events if event.kind == MOVE)
+    assert outcome.moves == sum(times.values()) > 0
+    assert max(times.values()) <= 10 + 6
+    arrivals = {event.time_s for event in outcome.events if event.kind == PLACE}
+    assert set(times) <= arrivals
+
+
 def test_size_tells_the_moves_and_its_placements_hold(tmp_path: Path) -> None:
     trace, placements = tmp_path / "trace.csv", tmp_path / "placements.csv"
     rows = [row.replace(" 1 1", " 1024 1").replace(" - ", "  ") for row in SPLIT.split(",")]
@@ -72,7 +85,7 @@ def test_moves_by_the_clock_keep_to_their_credit(
     demands = generate(Recipe("ovhcloud2023", parse_mix("50,0,50"), vms=100, days=3, seed=1))
     outcome = on(demands, HOST, 14, policy)
     times = Counter(event.time_s for event in outcome.events if event.kind == MOVE)
-    assert outcome.moves == sum(times.values()) > 5
+    assert outcome.moves == sum(times.values()) > 0
     assert all(time_s % every_s == 0 for time_s in times)
     assert max(times.values()) <= most_at_once + 1
     days = Counter(time_s // _DAY_S for time_s in times.elements())

@@ -36,15 +36,10 @@ def plan_gains(
     of each row, all of them."""
     if most_moves < 1 or not arrivals.expected:
         return ()
-    rehearsal = _Rehearsal(view, vms, arrivals)
-    moves: list[Move[Vm]] = []
-    while len(moves) < most_moves and (move := rehearsal.best()) is not None:
-        rehearsal.make(move)
-        moves.append(move)
-    return tuple(moves)
+    return Rehearsal(view, vms, arrivals).make_best(most_moves)
 
 
-class _Rehearsal(Generic[Vm]):
+class Rehearsal(Generic[Vm]):
     """A cluster like the one of the view, on which moves are made as they are planned."""
 
     def __init__(
@@ -52,16 +47,30 @@ class _Rehearsal(Generic[Vm]):
     ) -> None:
         self._hosts = [read_standing(view, row, vms[row]) for row in range(len(view))]
         self._shapes = {key_of(shape): shape for each in vms for shape in each.values()}
-        self._view = _copy(view, self._hosts)
-        self._fit = ExpectedFit(self._view, arrivals)
+        self.view = _copy(view, self._hosts)
+        self._fit = ExpectedFit(self.view, arrivals)
+
+    @property
+    def vms(self) -> list[dict[Vm, Shape]]:
+        """Those of each row, as the moves have left them."""
+        shapes = self._shapes
+        return [{vm: shapes[key] for vm, key in host.vms.items()} for host in self._hosts]
+
+    def make_best(self, most_moves: int) -> tuple[Move[Vm], ...]:
+        """At most so many, each the best once those before it are made."""
+        moves: list[Move[Vm]] = []
+        while len(moves) < most_moves and (move := self.best()) is not None:
+            self.make(move)
+            moves.append(move)
+        return tuple(moves)
 
     def best(self) -> Move[Vm] | None:
         """The move with the largest gain; None if none gains anything."""
         found, most = None, _NO_GAIN
         expected, prices = self._fit.prices()
         prices = prices / (SCALE * prices.sum())
-        rows = slice(len(self._view))
-        rooms = expected.rooms(self._view, rows)
+        rows = slice(len(self.view))
+        rooms = expected.rooms(self.view, rows)
         worth = prices @ expected.worth(rooms)
         if len(self._hosts) < 2:
             return None
@@ -86,16 +95,16 @@ class _Rehearsal(Generic[Vm]):
         key = source.vms[move.vm]
         destination.add(move.vm, key)
         source.discard(move.vm)
-        self._view.reserve(move.destination, self._shapes[key])
+        self.view.reserve(move.destination, self._shapes[key])
         left = source.levels.get(key[2:])
-        self._view.release(move.source, self._shapes[key], left.sizes[-1] if left else 0)
+        self.view.release(move.source, self._shapes[key], left.sizes[-1] if left else 0)
 
     def _running(self) -> dict[Key, dict[int, Vm]]:
         """For each shape the hosts that have any of it, and its first VM on each. Room on a host
         where new VMs may not go gains nothing."""
         found: dict[Key, dict[int, Vm]] = {}
         for row, host in enumerate(self._hosts):
-            if self._view.is_open(row):
+            if self.view.is_open(row):
                 for vm, key in host.vms.items():
                     found.setdefault(key, {}).setdefault(row, vm)
         return found
