@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -125,7 +124,8 @@ class KnownDomains:
         self._dirty: set[str] = set()
         self._all_dirty = True
         self._read_s = 0.0
-        self._working: Counter[str] = Counter()
+        self._working: dict[str, int] = {}
+        """How often each VM is worked on just now."""
         self._places: dict[str, Cpus] = {}
         self._reading = asyncio.Lock()
         self._looking: asyncio.Task[None] | None = None
@@ -191,15 +191,20 @@ class KnownDomains:
 
         If that fails, something we did not do may be why, and what was heard of it is told.
         """
-        self._working.update(names := tuple(names))
+        working, names = self._working, tuple(names)
+        for name in names:
+            working[name] = working.get(name, 0) + 1
         try:
             yield
         except BaseException:
             self.changed()
             raise
         finally:
-            self._working.subtract(names)
-            self._working += Counter()
+            for name in names:
+                if working[name] > 1:
+                    working[name] -= 1
+                else:
+                    del working[name]
             if not self._dirty.isdisjoint(names):
                 self._look_soon()
 
@@ -211,26 +216,39 @@ class KnownDomains:
 
     def pinning(self, name: str, cpus: Cpus) -> None:
         """From now on *cpus* is where the vCPUs of the VM called *name* belong."""
-        self._places[name] = cpus
-        known = self._known.get(name)
-        if known is not None and known.wanted is not cpus and known.wanted != cpus:
-            self._changed(name, known, cpus, known.moved)
+        with self.placing([name], cpus):
+            pass
 
-    def pinned(self, name: str, moved: Moved) -> None:
-        """All vCPUs and, unless it is None, the emulator have been pinned."""
-        known = self._known.get(name)
-        if known is None:
-            return
-        self._facts.pop(name, None)
-        if moved.emulator is None and known.moved is not None:
-            moved = Moved(moved.cpus, known.moved.emulator)
-        self._changed(name, known, known.wanted, moved)
+    @contextmanager
+    def placing(self, names: Sequence[str], cpus: Cpus) -> Iterator[None]:
+        """From now on *cpus* is where the vCPUs of the VMs called *names* belong; around having
+        them there."""
+        self._places.update(dict.fromkeys(names, cpus))
+        try:
+            yield
+        finally:
+            for name in names:
+                known, place = self._known.get(name), self._places.get(name)
+                if known is not None and known.wanted is not place and known.wanted != place:
+                    self._changed(name, known, known.moved)
 
-    def _changed(self, name: str, known: Known, wanted: Cpus | None, moved: Moved | None) -> None:
+    def pinned(self, names: Iterable[str], to: Moved) -> None:
+        """All vCPUs and, unless it is None, the emulator of the VMs called *names* were pinned."""
+        for name in names:
+            known = self._known.get(name)
+            if known is None:
+                continue
+            self._facts.pop(name, None)
+            moved = to
+            if to.emulator is None and known.moved is not None:
+                moved = Moved(to.cpus, known.moved.emulator)
+            self._changed(name, known, moved)
+
+    def _changed(self, name: str, known: Known, moved: Moved | None) -> None:
         # a level may have hundreds of VMs: replace() takes longer
         self._known[name] = Known(
             *(known.state, known.active, known.told_live, known.told_config, known.emulated),
-            wanted,
+            self._places.get(name),
             moved,
         )
         self.version += 1

@@ -229,7 +229,7 @@ class LibvirtLink:
         await self._domain_call(name, "given its metadata", note)
 
     async def pin(
-        self, wishes: Mapping[str, Sequence[PinWish]], pinned: Callable[[str], None]
+        self, wishes: Mapping[str, Sequence[PinWish]], pinned: Callable[[Sequence[str]], None]
     ) -> None:
         calls: dict[str, Callable[[Lane], None]] = {}
         pins: dict[int, _Pins] = {}
