@@ -272,16 +272,16 @@ class Connections:
         """
         late = self._under_way.keys() & calls.keys()
         if not late:
-            return await self._call_batch(kind, failed, calls, done)
+            await self._call_batch(kind, failed, calls, done)
+            return
 
         async def call_late(name: str) -> None:
             await self.call(kind, failed.format(repr(name)), calls[name], name, 0)
             done([name])
 
         batch = {name: call for name, call in calls.items() if name not in late}
-        every = (self._call_batch(kind, failed, batch, done), *map(call_late, late))
-        outcomes = await asyncio.gather(*every, return_exceptions=True)
-        for outcome in filter(None, outcomes):
+        every = self._call_batch(kind, failed, batch, done), *map(call_late, late)
+        for outcome in filter(None, await asyncio.gather(*every, return_exceptions=True)):
             raise outcome
 
     async def _call_batch(
