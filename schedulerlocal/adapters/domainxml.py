@@ -204,6 +204,7 @@ def _form(kind: _Kind, template: ET.Element | None, blanks: tuple[str, ...]) -> 
     return form_of(domain, blanks)
 
 
+@lru_cache(maxsize=1024)
 def cpu_shares(vcpus: int, level: Level) -> int:
     """A VM's weight against others on the same CPUs: 100 for each CPU it pays for.
 

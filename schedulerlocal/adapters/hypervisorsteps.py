@@ -216,7 +216,7 @@ class DomainSteps:
         return DomainParts(
             metadata=metadata,
             cpus=self._places.first_pins(level, step.cpus),
-            console_log=str(console_log(making.console_dir, vm.name)),
+            console_log=console_log(making.console_dir, vm.name),
             emulator_cpus=making.host_cpus if level == PREMIUM else (),
             nodes=nodes,
             partition=self._places.partition(level),

@@ -98,6 +98,12 @@ class Known:
             memory_pending=self.live.memory_mib != spec.memory_mib,
         )
 
+    def placed(self, wanted: Cpus | None, moved: Moved | None) -> Known:
+        """The same, otherwise placed."""
+        # replace() takes longer, and a level may have hundreds of VMs
+        told = self.state, self.active, self.told_live, self.told_config, self.emulated
+        return Known(*told, wanted, moved)
+
     def _pinned(self) -> Cpus:
         """Where a VM of ours is, or the first place it is and should not be.
 
@@ -245,12 +251,7 @@ class KnownDomains:
             self._changed(name, known, moved)
 
     def _changed(self, name: str, known: Known, moved: Moved | None) -> None:
-        # a level may have hundreds of VMs: replace() takes longer
-        self._known[name] = Known(
-            *(known.state, known.active, known.told_live, known.told_config, known.emulated),
-            self._places.get(name),
-            moved,
-        )
+        self._known[name] = known.placed(self._places.get(name), moved)
         self.version += 1
 
     # --- what happens by itself -------------------------------------------------------------------
@@ -343,7 +344,7 @@ class KnownDomains:
     def _take(self, text: DomainText) -> None:
         known = self._understood(text)
         if known is not None and known.wanted != self._places.get(text.name):
-            known = replace(known, wanted=self._places.get(text.name))
+            known = known.placed(self._places.get(text.name), known.moved)
         self._put(text.name, known)
 
     def _understood(self, text: DomainText) -> Known | None:

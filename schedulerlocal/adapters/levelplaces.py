@@ -104,7 +104,7 @@ class LevelPlaces:
         before = await partitions.give(level, step.after)
         try:
             await self._pins.move(Pin(level, tuple(inside), (), self._wide))
-            await self._pins.move(replace(step, vms=tuple(outside)))
+            await self._pins.move(Pin(level, tuple(outside), step.before, step.after))
         except HypervisorError:
             await partitions.put_back(level, before)
             raise

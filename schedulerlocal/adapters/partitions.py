@@ -44,6 +44,7 @@ _SYSTEMCTL_S = 10.0
 _log = logging.getLogger(__name__)
 
 
+@lru_cache(maxsize=256)
 def partition_of(level: Level) -> str:
     """libvirt's name of the partition of *level*: ``.``, ``-`` and ``/`` mean something there."""
     return "/machine/vmstack_l" + format_level(level).replace(".", "x").replace("/", "by")
