@@ -336,7 +336,7 @@ class DomainSteps:
         guest did not answer may be about to: that one's vCPUs are left alone until its next boot.
         """
         fewer = vcpus < known.live.vcpus
-        if (fewer and known.emulated) or known.name in self._unanswered:
+        if (fewer and known.told.emulated) or known.name in self._unanswered:
             return
         plugging = asyncio.create_task(self._link.plug_vcpus(known.name, vcpus))
         self._plugging.add(plugging)

@@ -37,16 +37,24 @@ class Moved:
     emulator: Cpus | None
 
 
-@dataclass(frozen=True)
-class Known:
-    """A domain as it was last looked at."""
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A domain as libvirt last told of it."""
 
     state: VmState
     active: bool
-    told_live: DomainFacts
-    told_config: DomainFacts
-    emulated: bool = False
+    live: DomainFacts
+    config: DomainFacts
+    """Of its next boot; ``live`` again if it is not active."""
+    emulated: bool
     """Whether it runs without KVM."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """A domain as it was last looked at, and where it was put since."""
+
+    told: Told
     wanted: Cpus | None = None
     """Where our last step put its vCPUs; None if none did since we started."""
     moved: Moved | None = None
@@ -54,23 +62,33 @@ class Known:
 
     @property
     def name(self) -> str:
-        return self.told_live.name
+        return self.told.live.name
+
+    @property
+    def state(self) -> VmState:
+        return self.told.state
+
+    @property
+    def active(self) -> bool:
+        return self.told.active
 
     @property
     def metadata(self) -> DomainMetadata | None:
         """Ours, if the VM is."""
-        return self.told_live.metadata
+        return self.told.live.metadata
 
     @kept
     def live(self) -> DomainFacts:
-        return self.told_live if self.moved is None else _moved(self.told_live, self.moved)
+        live = self.told.live
+        return live if self.moved is None else _moved(live, self.moved)
 
     @kept
     def config(self) -> DomainFacts:
         """Of its next boot; ``live`` again if it is not active."""
-        if self.told_config is self.told_live:
+        config = self.told.config
+        if config is self.told.live:
             return self.live
-        return self.told_config if self.moved is None else _moved(self.told_config, self.moved)
+        return config if self.moved is None else _moved(config, self.moved)
 
     @kept
     def place(self) -> Moved | None:
@@ -98,12 +116,6 @@ class Known:
             memory_pending=self.live.memory_mib != spec.memory_mib,
         )
 
-    def placed(self, wanted: Cpus | None, moved: Moved | None) -> Known:
-        """The same, otherwise placed."""
-        # replace() takes longer, and a level may have hundreds of VMs
-        told = self.state, self.active, self.told_live, self.told_config, self.emulated
-        return Known(*told, wanted, moved)
-
     def _pinned(self) -> Cpus:
         """Where a VM of ours is, or the first place it is and should not be.
 
@@ -126,7 +138,7 @@ class KnownDomains:
         self._link = link
         self._now_s = now_s
         self._known: dict[str, Known] = {}
-        self._facts: dict[str, tuple[DomainText, Known]] = {}
+        self._facts: dict[str, tuple[DomainText, Told]] = {}
         self._dirty: set[str] = set()
         self._all_dirty = True
         self._read_s = 0.0
@@ -251,7 +263,7 @@ class KnownDomains:
             self._changed(name, known, moved)
 
     def _changed(self, name: str, known: Known, moved: Moved | None) -> None:
-        self._known[name] = known.placed(self._places.get(name), moved)
+        self._known[name] = Known(known.told, self._places.get(name), moved)
         self.version += 1
 
     # --- what happens by itself -------------------------------------------------------------------
@@ -337,17 +349,15 @@ class KnownDomains:
 
     def _made(self, text: DomainText) -> tuple[float, str]:
         """When it was made, as far as it says so: a new local scheduler has seen none of it."""
-        known = self._understood(text)
-        metadata = known.metadata if known else None
+        told = self._understood(text)
+        metadata = told.live.metadata if told else None
         return (metadata.made_ms or float("inf")) if metadata else float("inf"), text.name
 
     def _take(self, text: DomainText) -> None:
-        known = self._understood(text)
-        if known is not None and known.wanted != self._places.get(text.name):
-            known = known.placed(self._places.get(text.name), known.moved)
-        self._put(text.name, known)
+        told = self._understood(text)
+        self._put(text.name, Known(told, self._places.get(text.name)) if told else None)
 
-    def _understood(self, text: DomainText) -> Known | None:
+    def _understood(self, text: DomainText) -> Told | None:
         """What *text* says; texts that were read before cost nothing."""
         before = self._facts.get(text.name)
         if before is not None and before[0] == text:
@@ -361,9 +371,9 @@ class KnownDomains:
         if live.damage is not None:
             self._tell_once(live.damage.sentence)
         emulated = text.live.lstrip().startswith("<domain type='qemu'")
-        known = Known(text.state, text.active, live, config, emulated)
-        self._facts[text.name] = (text, known)
-        return known
+        told = Told(text.state, text.active, live, config, emulated)
+        self._facts[text.name] = (text, told)
+        return told
 
     def _tell_once(self, sentence: str) -> None:
         if sentence not in self._told:
@@ -371,17 +381,16 @@ class KnownDomains:
             _log.warning("%s", sentence)
 
     def _put(self, name: str, known: Known | None) -> None:
-        before = self._known.get(name)
+        changed = self._known.get(name) != known
+        self.version += changed
         if known is None:
             self._known.pop(name, None)
             self._facts.pop(name, None)
             self._places.pop(name, None)
             self.macs.pop(name, None)
-        elif before != known:
+        elif changed:
             self._known[name] = known
             self.macs[name] = known.metadata.mac if known.metadata else ""
-        if before != known:
-            self.version += 1
 
 
 def _moved(facts: DomainFacts, moved: Moved) -> DomainFacts:

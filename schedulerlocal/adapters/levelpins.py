@@ -44,7 +44,7 @@ class VcpuPins:
             elif place.cpus is not cpus or place.emulator is not to.emulator:
                 kind = (
                     *(id(place.cpus), id(place.emulator), known.active),
-                    *(known.told_live.max_vcpus, known.told_config.max_vcpus),
+                    *(known.told.live.max_vcpus, known.told.config.max_vcpus),
                 )
                 if kind not in alike:
                     alike[kind] = _wishes(known, to)

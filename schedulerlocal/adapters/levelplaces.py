@@ -94,7 +94,7 @@ class LevelPlaces:
         for name in moving:
             known = there[name]
             # one that is down will be in it when it starts
-            if known.told_live.partition == partition and (used or not known.active):
+            if known.told.live.partition == partition and (used or not known.active):
                 inside.append(name)
             else:
                 outside.append(name)
