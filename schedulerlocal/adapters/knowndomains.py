@@ -248,7 +248,8 @@ class KnownDomains:
             for name in names:
                 known, place = self._known.get(name), self._places.get(name)
                 if known is not None and known.wanted is not place and known.wanted != place:
-                    self._changed(name, known, known.moved)
+                    self._known[name] = Known(known.told, place, known.moved)
+                    self.version += 1
 
     def pinned(self, names: Iterable[str], to: Moved) -> None:
         """All vCPUs and, unless it is None, the emulator of the VMs called *names* were pinned."""
@@ -260,11 +261,8 @@ class KnownDomains:
             moved = to
             if to.emulator is None and known.moved is not None:
                 moved = Moved(to.cpus, known.moved.emulator)
-            self._changed(name, known, moved)
-
-    def _changed(self, name: str, known: Known, moved: Moved | None) -> None:
-        self._known[name] = Known(known.told, self._places.get(name), moved)
-        self.version += 1
+            self._known[name] = Known(known.told, self._places.get(name), moved)
+            self.version += 1
 
     # --- what happens by itself -------------------------------------------------------------------
 

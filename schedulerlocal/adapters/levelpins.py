@@ -51,6 +51,8 @@ class VcpuPins:
                 wishes[name] = alike[kind]
             if known.wanted is not cpus:
                 strays.append(name)
+        if not wishes and not strays:
+            return
         before = [there[name] for name in wishes]
         with self._known.working_on(wishes), self._known.placing(strays, cpus):
             try:
