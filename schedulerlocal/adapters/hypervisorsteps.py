@@ -25,7 +25,8 @@ from schedulerlocal.adapters.domainedit import resized_xml
 from schedulerlocal.adapters.domainmetadata import DomainMetadata, metadata_text
 from schedulerlocal.adapters.domainxml import DomainParts, cpu_shares, domain_xml
 from schedulerlocal.adapters.hypervisorlink import DomainText, Link, LinkError, Why
-from schedulerlocal.adapters.knowndomains import Known, KnownDomains
+from schedulerlocal.adapters.knowndomain import Known
+from schedulerlocal.adapters.knowndomains import KnownDomains
 from schedulerlocal.adapters.levelplaces import LevelPlaces
 from schedulerlocal.adapters.storage import Storage
 from schedulerlocal.adapters.vmdisk import Base, Disk, disk_of
@@ -207,7 +208,7 @@ class DomainSteps:
         """One under QEMU's own prefix that no VM of ours here has."""
         while True:
             mac = "52:54:00:" + ":".join(f"{byte:02x}" for byte in self._rng.randbytes(3))
-            if mac not in self._known.macs.values():
+            if mac not in self._known.macs:
                 return mac
 
     def _parts(self, making: Making, step: Create, metadata: DomainMetadata) -> DomainParts:

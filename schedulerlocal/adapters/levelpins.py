@@ -9,7 +9,8 @@ from schedulercommon.errors import HypervisorError
 from schedulercommon.levels import PREMIUM
 from schedulerlocal.adapters.domainfacts import same
 from schedulerlocal.adapters.hypervisorlink import Link, PinWish
-from schedulerlocal.adapters.knowndomains import Known, KnownDomains, Moved
+from schedulerlocal.adapters.knowndomain import Known, Moved
+from schedulerlocal.adapters.knowndomains import KnownDomains
 from schedulerlocal.core.steps import Pin
 from schedulerlocal.core.topology import Cpus
 

@@ -17,7 +17,8 @@ from schedulercommon.errors import HypervisorError
 from schedulercommon.levels import PREMIUM, Level, format_level
 from schedulerlocal.adapters.domainedit import placed_xml
 from schedulerlocal.adapters.hypervisorlink import Link, LinkError, Why
-from schedulerlocal.adapters.knowndomains import Known, KnownDomains
+from schedulerlocal.adapters.knowndomain import Known
+from schedulerlocal.adapters.knowndomains import KnownDomains
 from schedulerlocal.adapters.levelpins import VcpuPins
 from schedulerlocal.adapters.partitions import Partitions, level_of, partition_of
 from schedulerlocal.core.steps import Pin
