@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Generic, Self, TypeVar, overload
 
 T = TypeVar("T")
+S = TypeVar("S")
 
 
 class kept(Generic[T]):  # noqa: N801  # used like property
@@ -30,3 +31,9 @@ class kept(Generic[T]):  # noqa: N801  # used like property
             return self
         value = instance.__dict__[self._name] = self._derive(instance)
         return value
+
+
+def knowing(instance: S, **derived: object) -> S:
+    """*instance*, which has nothing to work out of what is *derived* here, by name."""
+    instance.__dict__.update(derived)
+    return instance

@@ -30,7 +30,10 @@ class _KeptHash(Fraction):
 
     def __eq__(self, other: object) -> bool:
         if type(other) is _KeptHash:
-            return self is other or self.as_integer_ratio() == other.as_integer_ratio()
+            # most that differ have other hashes too
+            return self is other or (
+                self._hash == other._hash and self.as_integer_ratio() == other.as_integer_ratio()
+            )
         return super().__eq__(other)
 
     def __hash__(self) -> int:  # type: ignore[override]  # the stubs of Fraction have none

@@ -242,11 +242,11 @@ class FakeLink:
                     kept.append(plain)
 
     async def pin(
-        self, wishes: Mapping[str, Sequence[PinWish]], pinned: Callable[[str], None]
+        self, wishes: Mapping[str, Sequence[PinWish]], pinned: Callable[[Sequence[str]], None]
     ) -> None:
         for name, each in wishes.items():
             self.pin_one(name, each)
-            pinned(name)
+            pinned([name])
 
     def pin_one(self, name: str, wishes: Sequence[PinWish]) -> None:
         self._call("pin", name, *wishes)

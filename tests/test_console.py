@@ -35,7 +35,7 @@ def test_the_end_of_a_log_is_read_over_its_files(
     log = tmp_path / "vm.log"
     for suffix, content in files.items():
         log.with_name(f"vm.log{suffix}").write_bytes(content)
-    assert read_end(log, most) == read
+    assert read_end(str(log), most) == read
 
 
 def test_a_log_goes_with_its_older_files_and_no_others(tmp_path: Path) -> None:
@@ -43,9 +43,9 @@ def test_a_log_goes_with_its_older_files_and_no_others(tmp_path: Path) -> None:
     others = ["vm.log.d", "vm2.log", "vm.log2"]
     for name in ("vm.log", "vm.log.0", "vm.log.1", *others):
         (tmp_path / name).touch()
-    forget(log)
+    forget(str(log))
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
-    forget(log)
+    forget(str(log))
 
 
 def test_a_log_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_log_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     log = tmp_path / "vm.log"
     log.symlink_to(secret)
     with pytest.raises(OSError, match="symbolic links"):
-        read_end(log, 99)
+        read_end(str(log), 99)
 
 
 @pytest.mark.parametrize(

@@ -12,17 +12,20 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from schedulercommon.errors import NameTaken, UnknownVm
+from schedulercommon.kept import kept
 from schedulercommon.levels import Level, format_level
 from schedulercommon.model import Rejection, VmSpec
 from schedulerlocal.core.host import Host, Rules
 from schedulerlocal.core.machine import Machine, machine_topology
 from schedulerlocal.core.planner import plan_deploy, plan_remove, plan_resize
-from schedulerlocal.core.state import HostState, host_status, violations
+from schedulerlocal.core.state import HostState, Subset, host_status, violations
 from schedulerlocal.core.status import deploy_progress, published_status
 from schedulerlocal.core.steps import Plan
 from schedulerlocal.core.topology import Cpus, Topology, exclude
 from tests import oracle, strategies
 from tests.fakes import FakeHypervisor, broken_promises, perform_or_undo
+
+_DERIVED = [name for name, value in vars(Subset).items() if isinstance(value, kept)]
 
 
 class CheckedHost:
@@ -217,8 +220,15 @@ class CheckedHost:
             vcpus = [s.vcpus for s in self.ledger.values() if s.runs_at == each.level]
             assert (each.vcpus, each.largest_vcpus) == (sum(vcpus), max(vcpus))
 
+    def what_is_carried_on_is_what_would_be_worked_out(self) -> None:
+        for subset in self.state.subsets.values():
+            anew = Subset(subset.cpus, subset.vms)
+            for what in _DERIVED:
+                assert getattr(subset, what) == getattr(anew, what), what
+
     def check(self) -> None:
         """All that must hold at any time."""
+        self.what_is_carried_on_is_what_would_be_worked_out()
         self.the_state_keeps_its_promises()
         self.sizes_are_by_the_rule()
         self.vms_run_on_own_and_lent_cpus()

@@ -11,8 +11,10 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
+from schedulerlocal.adapters.loopcalls import LoopCalls
+
 T = TypeVar("T")
-_Asked = tuple[asyncio.Future[Any], Callable[[], Any]]
+_Asked = tuple[LoopCalls, asyncio.Future[Any], Callable[[], Any]]
 L = TypeVar("L")
 
 
@@ -26,11 +28,15 @@ class CallThreads:
         self._under_way = 0
         self._queue: SimpleQueue[_Asked | None] = SimpleQueue()
         self._waiting: dict[asyncio.Future[Any], asyncio.Future[None]] = {}
+        self._home: tuple[asyncio.AbstractEventLoop, LoopCalls] | None = None
 
     def submit(self, call: Callable[[], T]) -> asyncio.Future[T]:
         """To be called on the event loop, on which the result arrives too."""
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._queue.put((future, call))
+        loop = asyncio.get_running_loop()
+        if self._home is None or self._home[0] is not loop:
+            self._home = loop, LoopCalls(loop)
+        future: asyncio.Future[T] = loop.create_future()
+        self._queue.put((self._home[1], future, call))
         self._under_way += 1
         if self._under_way > self._made and self._made < self._most:
             self._made += 1
@@ -60,15 +66,14 @@ class CallThreads:
 
     def _work(self) -> None:
         while (asked := self._queue.get()) is not None:
-            future, call = asked
+            home, future, call = asked
             result, problem = None, None
             try:
                 result = call()
             except BaseException as fault:  # noqa: BLE001 (whoever waits gets it)
                 problem = fault
-            with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
-                future.get_loop().call_soon_threadsafe(self._answer, future, result, problem)
-            del asked, future, call, result, problem
+            home.soon(self._answer, future, result, problem)
+            del asked, home, future, call, result, problem
 
     def _answer(
         self, future: asyncio.Future[Any], result: object, problem: BaseException | None

@@ -13,12 +13,12 @@ from itertools import count
 from pathlib import Path
 
 
-def console_log(directory: Path, name: str) -> Path:
+def console_log(directory: Path, name: str) -> str:
     """The log of the VM called *name*."""
-    return directory / f"{name}.log"
+    return f"{directory}/{name}.log"
 
 
-def read_end(log: Path, most_bytes: int) -> bytes:
+def read_end(log: str, most_bytes: int) -> bytes:
     """The last *most_bytes* of what is kept of *log*; raises OSError. None at all is no error."""
     parts: list[bytes] = []
     for path in _files(log):
@@ -29,7 +29,7 @@ def read_end(log: Path, most_bytes: int) -> bytes:
                 file.seek(max(0, size - most_bytes))
                 part = file.read(most_bytes)
         except FileNotFoundError:
-            if path == str(log):
+            if path == log:
                 continue  # virtlogd is about to begin it anew
             break
         parts.append(part)
@@ -39,7 +39,7 @@ def read_end(log: Path, most_bytes: int) -> bytes:
     return b"".join(reversed(parts))
 
 
-def forget(log: Path) -> None:
+def forget(log: str) -> None:
     """Delete *log* and the older ones beside it; raises OSError."""
     for number, path in enumerate(_files(log)):
         try:
@@ -49,9 +49,9 @@ def forget(log: Path) -> None:
                 return
 
 
-def _files(log: Path) -> Iterator[str]:
+def _files(log: str) -> Iterator[str]:
     """The youngest first; as many as there might be."""
-    yield str(log)
+    yield log
     for number in count():
         yield f"{log}.{number}"
 

@@ -25,6 +25,7 @@ METADATA_KEY = "vmstack"
 
 ET.register_namespace(METADATA_KEY, METADATA_URI)
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 _TAG = "vm"
 _FORMAT = "1"
 _MAC = re.compile(r"[0-9a-f][02468ace](:[0-9a-f]{2}){5}", re.ASCII)
@@ -72,14 +73,19 @@ class DamagedMetadata:
 
 def metadata_element(metadata: DomainMetadata) -> ET.Element:
     """The ``<metadata>`` of a domain."""
+    return document_element(metadata_document(metadata))
+
+
+def document_element(document: str) -> ET.Element:
+    """The ``<metadata>`` of a domain, from what :func:`metadata_document` says."""
     element = ET.Element("metadata")
-    element.append(_element(f"{{{METADATA_URI}}}{_TAG}", metadata))
+    element.append(_element(f"{{{METADATA_URI}}}{_TAG}", document))
     return element
 
 
 def metadata_text(metadata: DomainMetadata) -> str:
     """What setMetadata takes; libvirt adds the namespace itself."""
-    return ET.tostring(_element(_TAG, metadata), encoding="unicode")
+    return ET.tostring(_element(_TAG, metadata_document(metadata)), encoding="unicode")
 
 
 def read_metadata(domain: ET.Element) -> DomainMetadata | DamagedMetadata | None:
@@ -121,8 +127,8 @@ def is_mac(text: str) -> bool:
     return bool(_MAC.fullmatch(text))
 
 
-def _element(tag: str, metadata: DomainMetadata) -> ET.Element:
-    element = ET.Element(tag, format=_FORMAT)
+def metadata_document(metadata: DomainMetadata) -> str:
+    """What the element says, plain ASCII."""
     document: dict[str, Any] = {"spec": spec_document(metadata.spec)}
     document |= {
         name: value
@@ -131,7 +137,12 @@ def _element(tag: str, metadata: DomainMetadata) -> ET.Element:
     }
     if metadata.memory_nodes:
         document["memory_nodes"] = {str(node): mib for node, mib in metadata.memory_nodes}
-    element.text = json.dumps(document, separators=(",", ":"))
+    return _encode(document)
+
+
+def _element(tag: str, document: str) -> ET.Element:
+    element = ET.Element(tag, format=_FORMAT)
+    element.text = document
     return element
 
 

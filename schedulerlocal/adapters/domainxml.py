@@ -2,7 +2,9 @@
 
 It is built as elements, so that no name or path is ever read as markup, onto a base that says
 what is not ours to decide: the one built in, or the operator's (see
-:mod:`schedulerlocal.adapters.domaintemplate`). The same parts make the same text.
+:mod:`schedulerlocal.adapters.domaintemplate`). What VMs of one kind differ in is left blank and
+filled in last, escaped (see :mod:`schedulerlocal.adapters.xmlform`): building the elements for each
+of them was the largest part of making one. The same parts make the same text.
 """
 
 from __future__ import annotations
@@ -12,13 +14,19 @@ from copy import deepcopy
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 from xml.etree import ElementTree as ET
 
 from schedulercommon.errors import BadRequest
 from schedulercommon.levels import PREMIUM, Level
 from schedulercommon.model import NAME
-from schedulerlocal.adapters.domainmetadata import DomainMetadata, is_mac, metadata_element
+from schedulerlocal.adapters.domainmetadata import (
+    DomainMetadata,
+    document_element,
+    is_mac,
+    metadata_document,
+)
+from schedulerlocal.adapters.xmlform import Form, blank, form_of
 from schedulerlocal.core.cpulist import format_cpulist
 from schedulerlocal.core.topology import Cpus
 
@@ -111,40 +119,92 @@ def domain_xml(parts: DomainParts, template: ET.Element | None = None) -> str:
 
     What a template does not say is as without one.
     """
+    spec = parts.metadata.spec
+    kind = _Kind(
+        max_vcpus=spec.max_vcpus,
+        premium=spec.runs_at == PREMIUM,
+        has_uuid=bool(parts.uuid),
+        has_nodes=bool(parts.nodes),
+        has_partition=bool(parts.partition),
+        type=parts.kind,
+        emulator=parts.emulator,
+        machine=parts.machine,
+        cpu_model=parts.cpu_model,
+        network=parts.network,
+        disk_cache=parts.disk_cache,
+        stats_period_s=parts.stats_period_s,
+    )
+    values = {
+        "name": spec.name,
+        "uuid": parts.uuid,
+        "metadata": metadata_document(parts.metadata),
+        "memory": str(spec.max_memory_mib),
+        "currentMemory": str(spec.memory_mib),
+        "vcpus": str(spec.vcpus),
+        "shares": str(cpu_shares(spec.vcpus, spec.runs_at)),
+        "cpus": _cpulist(parts.cpus),
+        "emulatorCpus": _cpulist(parts.emulator_cpus or parts.cpus),
+        "nodes": _cpulist(parts.nodes),
+        "partition": parts.partition,
+        "disk": parts.metadata.disk_path,
+        "mac": parts.metadata.mac,
+        "consoleLog": parts.console_log,
+    }
+    return _form(kind, template, tuple(values)).filled(values)
+
+
+class _Kind(NamedTuple):
+    """What VMs have in common whose domains differ in single values only."""
+
+    max_vcpus: int
+    premium: bool
+    has_uuid: bool
+    has_nodes: bool
+    has_partition: bool
+    type: str
+    emulator: str
+    machine: str
+    cpu_model: str
+    network: str
+    disk_cache: str
+    stats_period_s: int
+
+
+@lru_cache(maxsize=256)
+def _form(kind: _Kind, template: ET.Element | None, blanks: tuple[str, ...]) -> Form:
     domain = deepcopy(template) if template is not None else ET.Element("domain")
     for element in _built_in():
         if domain.find(element.tag) is None:
             domain.append(element)
-    domain.set("type", parts.kind)
-    spec = parts.metadata.spec
-    _text(domain, "name", spec.name)
-    if parts.uuid:
-        _text(domain, "uuid", parts.uuid)
-    domain.append(metadata_element(parts.metadata))
+    domain.set("type", kind.type)
+    _text(domain, "name", blank("name"))
+    if kind.has_uuid:
+        _text(domain, "uuid", blank("uuid"))
+    domain.append(document_element(blank("metadata")))
     # the maximum cannot be raised while the VM runs, what it has of it can
-    _text(domain, "memory", str(spec.max_memory_mib), unit="MiB")
-    _text(domain, "currentMemory", str(spec.memory_mib), unit="MiB")
-    _text(domain, "vcpu", str(spec.max_vcpus), placement="static", current=str(spec.vcpus))
+    _text(domain, "memory", blank("memory"), unit="MiB")
+    _text(domain, "currentMemory", blank("currentMemory"), unit="MiB")
+    _text(domain, "vcpu", str(kind.max_vcpus), placement="static", current=blank("vcpus"))
     _text(domain, "on_poweroff", "destroy")
-    domain.append(_cputune(parts))
-    if parts.nodes:
+    domain.append(_cputune(kind.max_vcpus))
+    if kind.has_nodes:
         tune = ET.SubElement(domain, "numatune")
         # strict would have the guest killed where a node is full; this only asks
-        nodeset = format_cpulist(parts.nodes)
-        ET.SubElement(tune, "memory", mode="restrictive", nodeset=nodeset)
-    if parts.partition:
-        _text(ET.SubElement(domain, "resource"), "partition", parts.partition)
-    if spec.runs_at == PREMIUM:
+        ET.SubElement(tune, "memory", mode="restrictive", nodeset=blank("nodes"))
+    if kind.has_partition:
+        _text(ET.SubElement(domain, "resource"), "partition", blank("partition"))
+    if kind.premium:
         # merging equal pages would cost time of CPUs that are paid for, and tell neighbours
         # what is in them
         ET.SubElement(_child(domain, "memoryBacking"), "nosharepages")
-    _put_os(domain, parts)
-    _put_cpu(domain, parts)
-    _put_devices(_child(domain, "devices"), parts)
+    _put_os(domain, kind)
+    _put_cpu(domain, kind)
+    _put_devices(_child(domain, "devices"), kind)
     domain[:] = sorted(domain, key=_place)
-    return ET.tostring(domain, encoding="unicode")
+    return form_of(domain, blanks)
 
 
+@lru_cache(maxsize=1024)
 def cpu_shares(vcpus: int, level: Level) -> int:
     """A VM's weight against others on the same CPUs: 100 for each CPU it pays for.
 
@@ -187,47 +247,45 @@ def _built_in() -> tuple[ET.Element, ...]:
     return operating_system, features, ET.Element("clock", offset="utc"), reboot, crash
 
 
-def _cputune(parts: DomainParts) -> ET.Element:
-    spec = parts.metadata.spec
+def _cputune(max_vcpus: int) -> ET.Element:
     tune = ET.Element("cputune")
-    _text(tune, "shares", str(cpu_shares(spec.vcpus, spec.runs_at)))
-    cpuset = _cpulist(parts.cpus)
+    _text(tune, "shares", blank("shares"))
     # one that is plugged in later without a pin of its own would run on every CPU
-    for vcpu in range(spec.max_vcpus):
-        ET.SubElement(tune, "vcpupin", vcpu=str(vcpu), cpuset=cpuset)
-    ET.SubElement(tune, "emulatorpin", cpuset=_cpulist(parts.emulator_cpus or parts.cpus))
+    for vcpu in range(max_vcpus):
+        ET.SubElement(tune, "vcpupin", vcpu=str(vcpu), cpuset=blank("cpus"))
+    ET.SubElement(tune, "emulatorpin", cpuset=blank("emulatorCpus"))
     return tune
 
 
-def _put_os(domain: ET.Element, parts: DomainParts) -> None:
-    kind = _child(_child(domain, "os"), "type")
-    kind.text = "hvm"
-    if parts.machine and not kind.get("machine"):
-        kind.set("machine", parts.machine)
+def _put_os(domain: ET.Element, kind: _Kind) -> None:
+    machine = _child(_child(domain, "os"), "type")
+    machine.text = "hvm"
+    if kind.machine and not machine.get("machine"):
+        machine.set("machine", kind.machine)
     if domain.find("devices/*/boot") is not None:
         # libvirt takes an order of devices or one of kinds, not both
         for boot in _child(domain, "os").findall("boot"):
             _child(domain, "os").remove(boot)
 
 
-def _put_cpu(domain: ET.Element, parts: DomainParts) -> None:
+def _put_cpu(domain: ET.Element, kind: _Kind) -> None:
     cpu = _child(domain, "cpu")
     if cpu.get("mode") is None and cpu.find("model") is None:
-        model = parts.cpu_model or ("host-model" if parts.kind == "kvm" else "maximum")
+        model = kind.cpu_model or ("host-model" if kind.type == "kvm" else "maximum")
         cpu.set("mode", model if model in _MODES else "custom")
         if model not in _MODES:
             cpu.set("match", "exact")
             _text(cpu, "model", model, fallback="forbid")
-    cores = str(parts.metadata.spec.max_vcpus)
+    cores = str(kind.max_vcpus)
     # one socket: some guests are licensed by the socket, or use no more than two
     ET.SubElement(cpu, "topology", sockets="1", dies="1", cores=cores, threads="1")
 
 
-def _put_devices(devices: ET.Element, parts: DomainParts) -> None:
+def _put_devices(devices: ET.Element, kind: _Kind) -> None:
     """A template's disk and network card, if it has them, become ours."""
-    if parts.emulator:
+    if kind.emulator:
         devices.insert(0, emulator := ET.Element("emulator"))
-        emulator.text = parts.emulator
+        emulator.text = kind.emulator
     if devices.find("controller[@type='usb']") is None:
         # libvirt would add one, which costs the emulator time and nobody plugs anything into
         ET.SubElement(devices, "controller", type="usb", model="none")
@@ -236,31 +294,31 @@ def _put_devices(devices: ET.Element, parts: DomainParts) -> None:
     driver = _child(disk, "driver")
     driver.attrib |= {"name": "qemu", "type": "qcow2"}
     if "cache" not in driver.attrib:
-        driver.set("cache", parts.disk_cache)
-    ET.SubElement(disk, "source", file=parts.metadata.disk_path)
+        driver.set("cache", kind.disk_cache)
+    ET.SubElement(disk, "source", file=blank("disk"))
     if disk.find("target") is None:
         ET.SubElement(disk, "target", dev="vda", bus="virtio")
     card = devices.find("interface")
-    if parts.network == "none":
+    if kind.network == "none":
         if card is not None:
             devices.remove(card)
     else:
         card = _child(devices, "interface")
-        kind, _, name = parts.network.partition(":")
-        card.set("type", kind)
-        ET.SubElement(card, "mac", address=parts.metadata.mac)
-        ET.SubElement(card, "source", {kind: name})
+        link, _, name = kind.network.partition(":")
+        card.set("type", link)
+        ET.SubElement(card, "mac", address=blank("mac"))
+        ET.SubElement(card, "source", {link: name})
         if card.find("model") is None:
             ET.SubElement(card, "model", type="virtio")
     serial = ET.SubElement(devices, "serial", type="pty")
-    ET.SubElement(serial, "log", file=parts.console_log, append="on")
+    ET.SubElement(serial, "log", file=blank("consoleLog"), append="on")
     ET.SubElement(serial, "target", port="0")
     console = ET.SubElement(devices, "console", type="pty")
     ET.SubElement(console, "target", type="serial", port="0")
     channel = ET.SubElement(devices, "channel", type="unix")
     ET.SubElement(channel, "target", type="virtio", name=GUEST_AGENT)
     balloon = ET.SubElement(devices, "memballoon", model="virtio")
-    ET.SubElement(balloon, "stats", period=str(parts.stats_period_s))
+    ET.SubElement(balloon, "stats", period=str(kind.stats_period_s))
 
 
 def _child(parent: ET.Element, tag: str) -> ET.Element:

@@ -26,7 +26,8 @@ from schedulerlocal.adapters.hostmeter import HostMeter
 from schedulerlocal.adapters.hypervisorlink import Ears, Link
 from schedulerlocal.adapters.hypervisorpower import DomainPower
 from schedulerlocal.adapters.hypervisorsteps import DomainSteps, Making
-from schedulerlocal.adapters.knowndomains import Known, KnownDomains
+from schedulerlocal.adapters.knowndomain import Known
+from schedulerlocal.adapters.knowndomains import KnownDomains
 from schedulerlocal.adapters.levelplaces import LevelPlaces
 from schedulerlocal.adapters.partitions import Partitions
 from schedulerlocal.adapters.storage import DiskFile, Storage, VmDisks

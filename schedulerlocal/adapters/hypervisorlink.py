@@ -154,10 +154,10 @@ class Link(Protocol):
         """Write our metadata, or with None remove it."""
 
     async def pin(
-        self, wishes: Mapping[str, Sequence[PinWish]], pinned: Callable[[str], None]
+        self, wishes: Mapping[str, Sequence[PinWish]], pinned: Callable[[Sequence[str]], None]
     ) -> None:
         """What is wished for VMs, by name; VMs that wish the same may share it. *pinned* is told of
-        each that was pinned, also if another fails: that ends it, but for what is under way."""
+        those that were pinned, also if another fails: that ends it, but for what is under way."""
 
     async def plug_vcpus(self, name: str, vcpus: int) -> None: ...
     async def balloon(self, name: str, memory_mib: int) -> None: ...

@@ -11,7 +11,8 @@ from schedulercommon.levels import PREMIUM
 from schedulercommon.model import VmState
 from schedulerlocal.adapters.hypervisorlink import Link, LinkError, Why
 from schedulerlocal.adapters.hypervisorsteps import DomainSteps
-from schedulerlocal.adapters.knowndomains import Known, KnownDomains
+from schedulerlocal.adapters.knowndomain import Known
+from schedulerlocal.adapters.knowndomains import KnownDomains
 from schedulerlocal.adapters.levelplaces import LevelPlaces
 from schedulerlocal.adapters.storage import Storage
 from schedulerlocal.adapters.vmdisk import disk_of

@@ -25,7 +25,8 @@ from schedulerlocal.adapters.domainedit import resized_xml
 from schedulerlocal.adapters.domainmetadata import DomainMetadata, metadata_text
 from schedulerlocal.adapters.domainxml import DomainParts, cpu_shares, domain_xml
 from schedulerlocal.adapters.hypervisorlink import DomainText, Link, LinkError, Why
-from schedulerlocal.adapters.knowndomains import Known, KnownDomains
+from schedulerlocal.adapters.knowndomain import Known
+from schedulerlocal.adapters.knowndomains import KnownDomains
 from schedulerlocal.adapters.levelplaces import LevelPlaces
 from schedulerlocal.adapters.storage import Storage
 from schedulerlocal.adapters.vmdisk import Base, Disk, disk_of
@@ -207,7 +208,7 @@ class DomainSteps:
         """One under QEMU's own prefix that no VM of ours here has."""
         while True:
             mac = "52:54:00:" + ":".join(f"{byte:02x}" for byte in self._rng.randbytes(3))
-            if mac not in self._known.macs.values():
+            if mac not in self._known.macs:
                 return mac
 
     def _parts(self, making: Making, step: Create, metadata: DomainMetadata) -> DomainParts:
@@ -216,7 +217,7 @@ class DomainSteps:
         return DomainParts(
             metadata=metadata,
             cpus=self._places.first_pins(level, step.cpus),
-            console_log=str(console_log(making.console_dir, vm.name)),
+            console_log=console_log(making.console_dir, vm.name),
             emulator_cpus=making.host_cpus if level == PREMIUM else (),
             nodes=nodes,
             partition=self._places.partition(level),
@@ -336,7 +337,7 @@ class DomainSteps:
         guest did not answer may be about to: that one's vCPUs are left alone until its next boot.
         """
         fewer = vcpus < known.live.vcpus
-        if (fewer and known.emulated) or known.name in self._unanswered:
+        if (fewer and known.told.emulated) or known.name in self._unanswered:
             return
         plugging = asyncio.create_task(self._link.plug_vcpus(known.name, vcpus))
         self._plugging.add(plugging)

@@ -10,16 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 
 from schedulercommon.errors import HypervisorError
-from schedulercommon.kept import kept
 from schedulercommon.model import VmState
-from schedulerlocal.adapters.domainfacts import DomainFacts, found_vm, read_domain
-from schedulerlocal.adapters.domainmetadata import DomainMetadata
+from schedulerlocal.adapters.domainfacts import read_domain
 from schedulerlocal.adapters.hypervisorlink import DomainText, Heard, Link
+from schedulerlocal.adapters.knowndomain import Known, Moved, Told
 from schedulerlocal.core.cpulist import parse_cpulist
 from schedulerlocal.core.topology import Cpus
 from schedulerlocal.ports import Domain
@@ -28,87 +26,6 @@ _EVERYTHING_S = 10.0
 _ECHO_S = 0.05
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """Where all vCPUs and, unless it is None, the emulator were put."""
-
-    cpus: Cpus
-    emulator: Cpus | None
-
-
-@dataclass(frozen=True)
-class Known:
-    """A domain as it was last looked at."""
-
-    state: VmState
-    active: bool
-    told_live: DomainFacts
-    told_config: DomainFacts
-    emulated: bool = False
-    """Whether it runs without KVM."""
-    wanted: Cpus | None = None
-    """Where our last step put its vCPUs; None if none did since we started."""
-    moved: Moved | None = None
-    """Set if it was pinned since libvirt told of it."""
-
-    @property
-    def name(self) -> str:
-        return self.told_live.name
-
-    @property
-    def metadata(self) -> DomainMetadata | None:
-        """Ours, if the VM is."""
-        return self.told_live.metadata
-
-    @kept
-    def live(self) -> DomainFacts:
-        return self.told_live if self.moved is None else _moved(self.told_live, self.moved)
-
-    @kept
-    def config(self) -> DomainFacts:
-        """Of its next boot; ``live`` again if it is not active."""
-        if self.told_config is self.told_live:
-            return self.live
-        return self.told_config if self.moved is None else _moved(self.told_config, self.moved)
-
-    @kept
-    def place(self) -> Moved | None:
-        """Where it is, now and at its next boot, if all vCPUs are at one place then and now."""
-        if self.moved is not None and self.moved.emulator is not None:
-            return self.moved
-        live, config = self.live, self.config
-        place, emulator = live.pins[0], live.emulator_cpus
-        for each in (live, config) if config is not live else (live,):
-            if each.pins != (place,) * len(each.pins) or each.emulator_cpus != emulator:
-                return None
-        return Moved(place, emulator)
-
-    @kept
-    def domain(self) -> Domain:
-        """As the agent knows it."""
-        found = found_vm(self.live, self.config)
-        spec = found.spec
-        if not found.foreign:
-            found = replace(found, pinned=self._pinned())
-        return Domain(
-            found=found,
-            state=self.state,
-            vcpus_pending=self.live.vcpus != spec.vcpus,
-            memory_pending=self.live.memory_mib != spec.memory_mib,
-        )
-
-    def _pinned(self) -> Cpus:
-        """Where a VM of ours is, or the first place it is and should not be.
-
-        Each vCPU counts, also those not plugged in, and so do the pins of the next boot.
-        """
-        places = dict.fromkeys((*self.live.pins, *self.config.pins))
-        strays = [place for place in places if place != self.wanted]
-        if len(places) == 1 or (self.wanted is not None and strays):
-            return strays[0] if strays else next(iter(places))
-        return () if () in places else tuple(sorted(set().union(*places)))
 
 
 class KnownDomains:
@@ -121,17 +38,18 @@ class KnownDomains:
         self._link = link
         self._now_s = now_s
         self._known: dict[str, Known] = {}
-        self._facts: dict[str, tuple[DomainText, Known]] = {}
+        self._facts: dict[str, tuple[DomainText, Told]] = {}
         self._dirty: set[str] = set()
         self._all_dirty = True
         self._read_s = 0.0
-        self._working: Counter[str] = Counter()
+        self._working: dict[str, int] = {}
+        """How often each VM is worked on just now."""
         self._places: dict[str, Cpus] = {}
         self._reading = asyncio.Lock()
         self._looking: asyncio.Task[None] | None = None
         self._told: set[str] = set()
-        self.macs: dict[str, str] = {}
-        """Those of VMs of ours, by name."""
+        self.macs: Counter[str] = Counter()
+        """Those of VMs of ours, each with how many have it."""
 
     def close(self) -> None:
         if self._looking is not None:
@@ -191,15 +109,20 @@ class KnownDomains:
 
         If that fails, something we did not do may be why, and what was heard of it is told.
         """
-        self._working.update(names := tuple(names))
+        working, names = self._working, tuple(names)
+        for name in names:
+            working[name] = working.get(name, 0) + 1
         try:
             yield
         except BaseException:
             self.changed()
             raise
         finally:
-            self._working.subtract(names)
-            self._working += Counter()
+            for name in names:
+                if working[name] > 1:
+                    working[name] -= 1
+                else:
+                    del working[name]
             if not self._dirty.isdisjoint(names):
                 self._look_soon()
 
@@ -211,29 +134,35 @@ class KnownDomains:
 
     def pinning(self, name: str, cpus: Cpus) -> None:
         """From now on *cpus* is where the vCPUs of the VM called *name* belong."""
-        self._places[name] = cpus
-        known = self._known.get(name)
-        if known is not None and known.wanted is not cpus and known.wanted != cpus:
-            self._changed(name, known, cpus, known.moved)
+        with self.placing([name], cpus):
+            pass
 
-    def pinned(self, name: str, moved: Moved) -> None:
-        """All vCPUs and, unless it is None, the emulator have been pinned."""
-        known = self._known.get(name)
-        if known is None:
-            return
-        self._facts.pop(name, None)
-        if moved.emulator is None and known.moved is not None:
-            moved = Moved(moved.cpus, known.moved.emulator)
-        self._changed(name, known, known.wanted, moved)
+    @contextmanager
+    def placing(self, names: Sequence[str], cpus: Cpus) -> Iterator[None]:
+        """From now on *cpus* is where the vCPUs of the VMs called *names* belong; around having
+        them there."""
+        self._places.update(dict.fromkeys(names, cpus))
+        try:
+            yield
+        finally:
+            for name in names:
+                known, place = self._known.get(name), self._places.get(name)
+                if known is not None and known.wanted is not place and known.wanted != place:
+                    self._known[name] = Known(known.told, place, known.moved)
+                    self.version += 1
 
-    def _changed(self, name: str, known: Known, wanted: Cpus | None, moved: Moved | None) -> None:
-        # a level may have hundreds of VMs: replace() takes longer
-        self._known[name] = Known(
-            *(known.state, known.active, known.told_live, known.told_config, known.emulated),
-            wanted,
-            moved,
-        )
-        self.version += 1
+    def pinned(self, names: Iterable[str], to: Moved) -> None:
+        """All vCPUs and, unless it is None, the emulator of the VMs called *names* were pinned."""
+        for name in names:
+            known = self._known.get(name)
+            if known is None:
+                continue
+            self._facts.pop(name, None)
+            moved = to
+            if to.emulator is None and known.moved is not None:
+                moved = Moved(to.cpus, known.moved.emulator)
+            self._known[name] = Known(known.told, self._places.get(name), moved)
+            self.version += 1
 
     # --- what happens by itself -------------------------------------------------------------------
 
@@ -318,17 +247,15 @@ class KnownDomains:
 
     def _made(self, text: DomainText) -> tuple[float, str]:
         """When it was made, as far as it says so: a new local scheduler has seen none of it."""
-        known = self._understood(text)
-        metadata = known.metadata if known else None
+        told = self._understood(text)
+        metadata = told.live.metadata if told else None
         return (metadata.made_ms or float("inf")) if metadata else float("inf"), text.name
 
     def _take(self, text: DomainText) -> None:
-        known = self._understood(text)
-        if known is not None and known.wanted != self._places.get(text.name):
-            known = replace(known, wanted=self._places.get(text.name))
-        self._put(text.name, known)
+        told = self._understood(text)
+        self._put(text.name, Known(told, self._places.get(text.name)) if told else None)
 
-    def _understood(self, text: DomainText) -> Known | None:
+    def _understood(self, text: DomainText) -> Told | None:
         """What *text* says; texts that were read before cost nothing."""
         before = self._facts.get(text.name)
         if before is not None and before[0] == text:
@@ -342,9 +269,9 @@ class KnownDomains:
         if live.damage is not None:
             self._tell_once(live.damage.sentence)
         emulated = text.live.lstrip().startswith("<domain type='qemu'")
-        known = Known(text.state, text.active, live, config, emulated)
-        self._facts[text.name] = (text, known)
-        return known
+        told = Told(text.state, text.active, live, config, emulated)
+        self._facts[text.name] = (text, told)
+        return told
 
     def _tell_once(self, sentence: str) -> None:
         if sentence not in self._told:
@@ -353,18 +280,20 @@ class KnownDomains:
 
     def _put(self, name: str, known: Known | None) -> None:
         before = self._known.get(name)
+        if before != known:
+            self.version += 1
+            self._count_mac(before, -1)
+            self._count_mac(known, 1)
+            if known is not None:
+                self._known[name] = known
         if known is None:
             self._known.pop(name, None)
             self._facts.pop(name, None)
             self._places.pop(name, None)
-            self.macs.pop(name, None)
-        elif before != known:
-            self._known[name] = known
-            self.macs[name] = known.metadata.mac if known.metadata else ""
-        if before != known:
-            self.version += 1
 
-
-def _moved(facts: DomainFacts, moved: Moved) -> DomainFacts:
-    emulator = facts.emulator_cpus if moved.emulator is None else moved.emulator
-    return replace(facts, pins=(moved.cpus,) * facts.max_vcpus, emulator_cpus=emulator)
+    def _count_mac(self, known: Known | None, change: int) -> None:
+        if known is not None and known.metadata is not None:
+            mac = known.metadata.mac
+            self.macs[mac] += change
+            if not self.macs[mac]:
+                del self.macs[mac]

@@ -9,7 +9,8 @@ from schedulercommon.errors import HypervisorError
 from schedulercommon.levels import PREMIUM
 from schedulerlocal.adapters.domainfacts import same
 from schedulerlocal.adapters.hypervisorlink import Link, PinWish
-from schedulerlocal.adapters.knowndomains import Known, KnownDomains, Moved
+from schedulerlocal.adapters.knowndomain import Known, Moved
+from schedulerlocal.adapters.knowndomains import KnownDomains
 from schedulerlocal.core.steps import Pin
 from schedulerlocal.core.topology import Cpus
 
@@ -34,20 +35,27 @@ class VcpuPins:
         cpus = same(step.after)
         to = Moved(cpus, None if step.level == PREMIUM and self._host_cpus else cpus)
         wishes: dict[str, Sequence[PinWish]] = {}
-        alike: dict[tuple[bool, int, int], Sequence[PinWish]] = {}
+        alike: dict[_Kind, Sequence[PinWish]] = {}
         strays = []
-        # most levels have many VMs, and on a host with partitions nearly all are where they belong
         for name in step.vms:
             known = there[name]
             place = known.place
-            if place is None or place.cpus is not cpus or place.emulator is not to.emulator:
-                wishes[name] = _wishes(known, to, alike)
+            if place is None:
+                wishes[name] = _wishes(known, to)
+            elif place.cpus is not cpus or place.emulator is not to.emulator:
+                kind = (
+                    *(id(place.cpus), id(place.emulator), known.active),
+                    *(known.told.live.max_vcpus, known.told.config.max_vcpus),
+                )
+                if kind not in alike:
+                    alike[kind] = _wishes(known, to)
+                wishes[name] = alike[kind]
             if known.wanted is not cpus:
                 strays.append(name)
+        if not wishes and not strays:
+            return
         before = [there[name] for name in wishes]
-        with self._known.working_on(wishes):
-            for name in strays:
-                self._known.pinning(name, cpus)
+        with self._known.working_on(wishes), self._known.placing(strays, cpus):
             try:
                 await self._pin(wishes, to)
             except HypervisorError:
@@ -59,7 +67,7 @@ class VcpuPins:
     async def _pin(self, wishes: Mapping[str, Sequence[PinWish]], to: Moved) -> None:
         wanted = {name: each for name, each in wishes.items() if each}
         if wanted:
-            await self._link.pin(wanted, lambda name: self._known.pinned(name, to))
+            await self._link.pin(wanted, lambda names: self._known.pinned(names, to))
 
     async def _put_back(self, known: Known) -> None:
         """Where it was as far as we know; what cannot be put back is for the repair pass."""
@@ -68,30 +76,15 @@ class VcpuPins:
         if now is not None and cpus:
             self._known.pinning(known.name, cpus)
             to = Moved(cpus, known.live.emulator_cpus or None)
-            await self._pin({known.name: _wishes(now, to, {})}, to)
+            await self._pin({known.name: _wishes(now, to)}, to)
 
 
-def _wishes(
-    known: Known, to: Moved, alike: dict[tuple[bool, int, int], Sequence[PinWish]]
-) -> Sequence[PinWish]:
-    """What is to be pinned of a VM: nothing that is there already.
-
-    *alike* has what VMs that are wholly elsewhere wish, by their sizes.
-    """
-    if known.place is not None and not _at_all(known.place, to):
-        size = known.active, known.told_live.max_vcpus, known.told_config.max_vcpus
-        if size not in alike:
-            alike[size] = _each_wish(known, to)
-        return alike[size]
-    return _each_wish(known, to)
+_Kind = tuple[int, int, bool, int, int]
+"""Which VMs that are at one place wish the same: by that place and their sizes."""
 
 
-def _at_all(place: Moved, to: Moved) -> bool:
-    """Whether something is there already."""
-    return place.cpus == to.cpus or place.emulator == to.emulator
-
-
-def _each_wish(known: Known, to: Moved) -> list[PinWish]:
+def _wishes(known: Known, to: Moved) -> list[PinWish]:
+    """What is to be pinned of a VM: nothing that is there already."""
     live = known.live.pins if known.active else ()
     config = known.config.pins
     wishes = []

@@ -17,7 +17,8 @@ from schedulercommon.errors import HypervisorError
 from schedulercommon.levels import PREMIUM, Level, format_level
 from schedulerlocal.adapters.domainedit import placed_xml
 from schedulerlocal.adapters.hypervisorlink import Link, LinkError, Why
-from schedulerlocal.adapters.knowndomains import Known, KnownDomains
+from schedulerlocal.adapters.knowndomain import Known
+from schedulerlocal.adapters.knowndomains import KnownDomains
 from schedulerlocal.adapters.levelpins import VcpuPins
 from schedulerlocal.adapters.partitions import Partitions, level_of, partition_of
 from schedulerlocal.core.steps import Pin
@@ -57,6 +58,8 @@ class LevelPlaces:
         """Whether a VM was seen in a partition: libvirt may have been told not to use cgroups."""
         self._narrowed: dict[str, tuple[Known, _Now, Domain]] = {}
         """What :meth:`domains` last made of each VM."""
+        self._inside: dict[Level, dict[str, Known]] = {}
+        """Of each level the VMs that were last seen to be in its partition, their pins wide."""
 
     # --- a level ----------------------------------------------------------------------------------
 
@@ -79,29 +82,36 @@ class LevelPlaces:
             await partitions.end(level)
             return
         there, used = self._known.all, partitions.holds_any(level)
-        if missing := [name for name in step.vms if name not in there]:
-            raise HypervisorError(f"VM {missing[0]!r} cannot be moved: it is gone; try again")
+        if not there.keys() >= set(step.vms):
+            missing = next(name for name in step.vms if name not in there)
+            raise HypervisorError(f"VM {missing!r} cannot be moved: it is gone; try again")
         if not step.vms and not step.before and used:
             return  # it began before we did; whether it is where it should be is seen elsewhere
+        # a level has many VMs, and mostly they are as they were the last time
+        settled = self._inside.setdefault(level, {}) if used else {}
+        moving = [name for name in step.vms if settled.get(name) is not there[name]]
         partition = self.partition(level)
         inside, outside = [], []
-        for name in step.vms:
+        for name in moving:
             known = there[name]
             # one that is down will be in it when it starts
-            if known.told_live.partition == partition and (used or not known.active):
+            if known.told.live.partition == partition and (used or not known.active):
                 inside.append(name)
             else:
                 outside.append(name)
-        if not inside and step.vms:
+        if step.vms and len(outside) == len(step.vms):
             await self._pins.move(step)
             return
         before = await partitions.give(level, step.after)
         try:
             await self._pins.move(Pin(level, tuple(inside), (), self._wide))
-            await self._pins.move(replace(step, vms=tuple(outside)))
+            await self._pins.move(Pin(level, tuple(outside), step.before, step.after))
         except HypervisorError:
             await partitions.put_back(level, before)
             raise
+        if inside and used:
+            kept = {name: each for name, each in settled.items() if name in there}
+            self._inside[level] = kept | {name: there[name] for name in inside}
 
     def domains(self, known: Iterable[Known]) -> list[Domain]:
         """Each as it is, its pins narrowed to what its partition lets it run on."""

@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -263,23 +263,25 @@ class Connections:
         kind: str,
         failed: str,
         calls: Mapping[str, Callable[[Lane], object]],
-        done: Callable[[str], None],
+        done: Callable[[Sequence[str]], None],
     ) -> None:
         """Make *calls*, each about the VM it is under, over several connections at once.
 
-        *failed* has ``{}`` for that VM. *done* is told of each that was made, also if one fails,
+        *failed* has ``{}`` for that VM. *done* is told of those that were made, also if one fails,
         which is the end of it, or it is given up; what has not begun by then is not done.
         """
-        late = [name for name in calls if name in self._under_way]
+        late = self._under_way.keys() & calls.keys()
+        if not late:
+            await self._call_batch(kind, failed, calls, done)
+            return
 
         async def call_late(name: str) -> None:
             await self.call(kind, failed.format(repr(name)), calls[name], name, 0)
-            done(name)
+            done([name])
 
         batch = {name: call for name, call in calls.items() if name not in late}
-        every = (self._call_batch(kind, failed, batch, done), *map(call_late, late))
-        outcomes = await asyncio.gather(*every, return_exceptions=True)
-        for outcome in filter(None, outcomes):
+        every = self._call_batch(kind, failed, batch, done), *map(call_late, late)
+        for outcome in filter(None, await asyncio.gather(*every, return_exceptions=True)):
             raise outcome
 
     async def _call_batch(
@@ -287,7 +289,7 @@ class Connections:
         kind: str,
         failed: str,
         calls: Mapping[str, Callable[[Lane], object]],
-        done: Callable[[str], None],
+        done: Callable[[Sequence[str]], None],
     ) -> None:
         if not self._lanes:
             raise LinkError(self._away(), Why.AWAY)
@@ -302,11 +304,9 @@ class Connections:
                 await asyncio.wait(working)
         finally:
             batch.stop()
-            for name in batch.take_done():
-                done(name)
-            for name in calls:
-                if name not in batch.left:
-                    self._done(name, batch)
+            done(batch.take_done())
+            for name in calls.keys() - batch.left:
+                self._done(name, batch)
         if batch.failure is not None:
             name, lane, problem = batch.failure
             if not isinstance(problem, LibvirtError):

@@ -229,16 +229,18 @@ class LibvirtLink:
         await self._domain_call(name, "given its metadata", note)
 
     async def pin(
-        self, wishes: Mapping[str, Sequence[PinWish]], pinned: Callable[[str], None]
+        self, wishes: Mapping[str, Sequence[PinWish]], pinned: Callable[[Sequence[str]], None]
     ) -> None:
         calls: dict[str, Callable[[Lane], None]] = {}
-        pins: dict[int, _Pins] = {}
+        acts: dict[int, tuple[Callable[[Any], None], int]] = {}
         count = 0
         for name, each in wishes.items():
-            if id(each) not in pins:
-                pins[id(each)] = self._pins(each)
-            calls[name] = partial(on_domain, name, pins[id(each)].pin)
-            count += len(pins[id(each)].pins)
+            if id(each) not in acts:
+                pins = self._pins(each)
+                acts[id(each)] = pins.pin, len(pins.pins)
+            act, calls_each = acts[id(each)]
+            calls[name] = partial(on_domain, name, act)
+            count += calls_each
         self._connections.calls["pin-one"] += count
         await self._connections.call_each("pinned", "VM {} could not be pinned", calls, pinned)
 

@@ -19,6 +19,7 @@ _STATES = {
     "CRASHED": VmState.ERROR,
     "PMSUSPENDED": VmState.SUSPENDED,
 }
+_INACTIVE, _IS_PAUSED = constant("VIR_DOMAIN_XML_INACTIVE"), constant("VIR_DOMAIN_PAUSED")
 _STATE_OF_CODE = {constant(f"VIR_DOMAIN_{name}"): state for name, state in _STATES.items()}
 _PAUSED = {
     "MIGRATION": VmState.MIGRATING,
@@ -36,11 +37,10 @@ _PAUSED_OF_CODE = {
 
 def texts_of(domains: Iterable[Any]) -> list[DomainText]:
     told = []
-    inactive = constant("VIR_DOMAIN_XML_INACTIVE")
     for domain in domains:
         try:
             active = bool(domain.isActive())
-            config = domain.XMLDesc(inactive)
+            config = domain.XMLDesc(_INACTIVE)
             live = domain.XMLDesc(0) if active else config
             state, reason = domain.state()
         except LibvirtError as problem:
@@ -60,6 +60,6 @@ def texts_of(domains: Iterable[Any]) -> list[DomainText]:
 
 
 def _vm_state(state: int, reason: int) -> VmState:
-    if state == constant("VIR_DOMAIN_PAUSED"):
+    if state == _IS_PAUSED:
         return _PAUSED_OF_CODE.get(reason, VmState.SUSPENDED)
     return _STATE_OF_CODE.get(state, VmState.ERROR)

@@ -37,7 +37,6 @@ _NAME = re.compile(r"/machine/vmstack_l([0-9]+(?:x|by)[0-9]+)", re.ASCII)
 # A child may only have what its parent passes on, and libvirt refuses to start a VM with shares
 # where the cpu controller is not there.
 _PASSED_ON = ("cpuset", "cpu", "memory", "io")
-_GRANTED = "cpuset.cpus.effective"
 _MOST_BYTES = 1 << 16
 _SLICE_LOOKS, _LOOK_S = 100, 0.02
 _SYSTEMCTL_S = 10.0
@@ -45,6 +44,7 @@ _SYSTEMCTL_S = 10.0
 _log = logging.getLogger(__name__)
 
 
+@lru_cache(maxsize=256)
 def partition_of(level: Level) -> str:
     """libvirt's name of the partition of *level*: ``.``, ``-`` and ``/`` mean something there."""
     return "/machine/vmstack_l" + format_level(level).replace(".", "x").replace("/", "by")
@@ -179,26 +179,36 @@ def _formatted(cpus: Cpus) -> str:
     return format_cpulist(cpus)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Folder:
+    """A partition, and those of its files that are read and written at every turn."""
+
+    path: Path
+    asked: Path
+    granted: str
+    events: str
+
+
 class Partitions:
     """The partitions of a host. A call that was given up is carried out all the same, before those
     that come after it."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
-        self._folders: dict[Level, Path] = {}
+        self._folders: dict[Level, _Folder] = {}
         self._thread = CallThreads("partitions", 1)
 
     def cpus(self, level: Level) -> Cpus:
         """What the kernel lets the VMs in the partition of *level* run on; empty without one."""
         try:
-            return _parsed(_read(f"{self._folder(level)}/{_GRANTED}"))
+            return _parsed(_read(self._folder(level).granted))
         except (OSError, ValueError):
             return ()
 
     def holds_any(self, level: Level) -> bool:
         """Whether a process is in the partition of *level*."""
         try:
-            return "populated 1" in _read(f"{self._folder(level)}/cgroup.events")
+            return "populated 1" in _read(self._folder(level).events)
         except OSError:
             return False
 
@@ -224,14 +234,14 @@ class Partitions:
             await self._in_thread(partial(self._remove, level))
 
     def _give(self, level: Level, cpus: Cpus) -> str | None:
-        folder, wanted = self._folder(level), _formatted(cpus)
+        folder, wanted = self._folder(level).path, _formatted(cpus)
         before = self._asked(level)
         if before == wanted and self.cpus(level) == cpus:
             return wanted
         try:
             if before is None:
                 self._make(folder)
-            self._ask(folder, wanted)
+            self._ask(level, wanted)
             granted = self._granted(level, cpus)
         except OSError as problem:
             self._put_back(level, before)
@@ -253,7 +263,7 @@ class Partitions:
             self._remove(level)
             return
         try:
-            self._ask(self._folder(level), before)
+            self._ask(level, before)
         except OSError as problem:
             _log.warning(
                 "level %s could not be put back on CPUs %s: %s",
@@ -268,7 +278,7 @@ class Partitions:
     def _asked(self, level: Level) -> str | None:
         """What was written last, as the kernel puts it; None if there is no partition."""
         try:
-            return _read(f"{self._folder(level)}/cpuset.cpus")
+            return _read(str(self._folder(level).asked))
         except OSError:
             return None
 
@@ -278,12 +288,13 @@ class Partitions:
         else:
             self._tree.hands.make(folder)
 
-    def _ask(self, folder: Path, cpus: str) -> None:
+    def _ask(self, level: Level, cpus: str) -> None:
+        folder = self._folder(level)
         if self._tree.slices:
             allowed = f"AllowedCPUs={cpus}"
-            self._tree.hands.systemctl(["set-property", "--runtime", folder.name, allowed])
+            self._tree.hands.systemctl(["set-property", "--runtime", folder.path.name, allowed])
         else:
-            self._tree.hands.write(folder / "cpuset.cpus", cpus)
+            self._tree.hands.write(folder.asked, cpus)
 
     def _granted(self, level: Level, wanted: Cpus) -> Cpus:
         """systemd answers first and writes a moment later."""
@@ -299,13 +310,19 @@ class Partitions:
             return
         with suppress(FileNotFoundError):
             try:
-                self._tree.hands.remove(self._folder(level))
+                self._tree.hands.remove(self._folder(level).path)
             except OSError as problem:
-                _log.info("%s stays: %s", self._folder(level), problem.strerror)
+                _log.info("%s stays: %s", self._folder(level).path, problem.strerror)
 
-    def _folder(self, level: Level) -> Path:
+    def _folder(self, level: Level) -> _Folder:
         if level not in self._folders:
-            self._folders[level] = self._tree.folder(level)
+            path = self._tree.folder(level)
+            self._folders[level] = _Folder(
+                path=path,
+                asked=path / "cpuset.cpus",
+                granted=f"{path}/cpuset.cpus.effective",
+                events=f"{path}/cgroup.events",
+            )
         return self._folders[level]
 
     async def _in_thread(self, call: Callable[[], T]) -> T:

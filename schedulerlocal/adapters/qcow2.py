@@ -67,12 +67,16 @@ def read_header(first: Callable[[int], bytes]) -> Header:
         header_bytes = int.from_bytes(head[100:104])
         if not _V3_BYTES <= header_bytes <= cluster_bytes:
             raise ValueError(_DAMAGED)
-    head = first(cluster_bytes)
     if not name_at:
+        head = first(cluster_bytes)
         return Header(disk_bytes, "", _backing_format(head, header_bytes, cluster_bytes))
-    if not header_bytes <= name_at <= name_at + name_bytes <= len(head):
+    name_end = name_at + name_bytes
+    if not header_bytes <= name_at <= name_end <= cluster_bytes:
         raise ValueError(_DAMAGED)
-    name = head[name_at : name_at + name_bytes]
+    head = first(name_end)  # a cluster has far more
+    if len(head) < name_end:
+        raise ValueError(_DAMAGED)
+    name = head[name_at:]
     if len(name) > _LONGEST_NAME or b"\0" in name:
         raise ValueError(_DAMAGED)
     return Header(disk_bytes, os.fsdecode(name), _backing_format(head, header_bytes, name_at))

@@ -30,7 +30,7 @@ def deployed(state: HostState, spec: VmSpec) -> HostState | Rejection:
         return Rejection("memory_mib", asked=memory_mib, free=max(state.free_memory_mib, 0))
     nodes = choose_nodes(state.host, state.free_by_node, owned.cpus, memory_mib)
     vm = Vm(spec, spec.vcpus, memory_mib, nodes)
-    return state.with_subset(level, Subset(owned.cpus, (*old.vms, vm), owned))
+    return state.with_subset(level, old.with_vm(vm).owning(owned))
 
 
 def removed(state: HostState, name: str) -> HostState:
@@ -38,14 +38,14 @@ def removed(state: HostState, name: str) -> HostState:
     vm = state.vm(name)
     level = vm.spec.runs_at
     old = state.subsets[level]
-    vms = tuple([each for each in old.vms if each is not vm])
-    if not vms:
+    left = old.without(vm)
+    if not left.vms:
         return state.with_subset(level, _NOTHING)
-    owned = _resized(state, level, old, vms, Subset(old.cpus, vms).size(level))
+    owned = _resized(state, level, old, left.vms, left.size(level))
     if isinstance(owned, Rejection):
         # only a level found with too few CPUs can still lack some: it keeps what it has
-        owned = old.footprint(state.host)
-    return state.with_subset(level, Subset(owned.cpus, vms, owned))
+        return state.with_subset(level, left)
+    return state.with_subset(level, left.owning(owned))
 
 
 def resized_spec(spec: VmSpec, vcpus: int | None, memory_mib: int | None) -> VmSpec:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from schedulercommon.errors import UnknownVm
-from schedulercommon.kept import kept
+from schedulercommon.kept import kept, knowing
 from schedulercommon.levels import PREMIUM, Level, format_level
 from schedulercommon.model import HostStatus, LevelStatus, VmSpec
 from schedulercommon.sizing import cpus_needed
@@ -101,6 +101,53 @@ class Subset:
     def size(self, level: Level) -> int:
         """CPUs this level must own by the sizing rule."""
         return cpus_needed(self.vcpus, self.largest_vcpus, level)
+
+    # What follows from the VMs goes on from one subset to the next: with hundreds of them, working
+    # it out anew would take longer than all else a decision does.
+
+    def with_vm(self, vm: Vm) -> Subset:
+        """The same CPUs with *vm* as well."""
+        by_node = dict(self.memory_by_node)
+        for node, memory_mib in vm.memory_nodes:
+            by_node[node] = by_node.get(node, 0) + memory_mib
+        return knowing(
+            Subset(self.cpus, (*self.vms, vm), self.known_footprint),
+            vcpus=self.vcpus + vm.vcpus,
+            largest_vcpus=max(self.largest_vcpus, vm.vcpus),
+            memory_mib=self.memory_mib + vm.memory_mib,
+            memory_by_node=by_node,
+            our_names=self.our_names if vm.foreign else (*self.our_names, vm.name),
+            by_name={**self.by_name, vm.name: vm},
+        )
+
+    def without(self, vm: Vm) -> Subset:
+        """The same CPUs without *vm*, which is there."""
+        vms = tuple([each for each in self.vms if each is not vm])
+        by_node = dict(self.memory_by_node)
+        for node, memory_mib in vm.memory_nodes:
+            by_node[node] -= memory_mib
+        by_name = dict(self.by_name)
+        del by_name[vm.name]
+        fewer = knowing(
+            Subset(self.cpus, vms, self.known_footprint),
+            vcpus=self.vcpus - vm.vcpus,
+            memory_mib=self.memory_mib - vm.memory_mib,
+            memory_by_node={node: mib for node, mib in by_node.items() if mib},
+            our_names=tuple([each for each in self.our_names if each != vm.name]),
+            by_name=by_name,
+        )
+        if vm.vcpus < self.largest_vcpus:
+            knowing(fewer, largest_vcpus=self.largest_vcpus)
+        return fewer
+
+    def owning(self, owned: Footprint) -> Subset:
+        """The same VMs on the CPUs of *owned*."""
+        of_vms = {name: self.__dict__[name] for name in _OF_VMS if name in self.__dict__}
+        return knowing(Subset(owned.cpus, self.vms, owned), **of_vms)
+
+
+_OF_VMS = "vcpus largest_vcpus memory_mib memory_by_node our_names by_name".split()
+"""What a subset derives from its VMs alone."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,116 @@
+"""A domain as it is known: what libvirt last told of it, and where it was put since."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from schedulercommon.kept import kept
+from schedulercommon.model import VmState
+from schedulerlocal.adapters.domainfacts import DomainFacts, found_vm
+from schedulerlocal.adapters.domainmetadata import DomainMetadata
+from schedulerlocal.core.topology import Cpus
+from schedulerlocal.ports import Domain
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """Where all vCPUs and, unless it is None, the emulator were put."""
+
+    cpus: Cpus
+    emulator: Cpus | None
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A domain as libvirt last told of it."""
+
+    state: VmState
+    active: bool
+    live: DomainFacts
+    config: DomainFacts
+    """Of its next boot; ``live`` again if it is not active."""
+    emulated: bool
+    """Whether it runs without KVM."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """A domain as it was last looked at, and where it was put since."""
+
+    told: Told
+    wanted: Cpus | None = None
+    """Where our last step put its vCPUs; None if none did since we started."""
+    moved: Moved | None = None
+    """Set if it was pinned since libvirt told of it."""
+
+    @property
+    def name(self) -> str:
+        return self.told.live.name
+
+    @property
+    def state(self) -> VmState:
+        return self.told.state
+
+    @property
+    def active(self) -> bool:
+        return self.told.active
+
+    @property
+    def metadata(self) -> DomainMetadata | None:
+        """Ours, if the VM is."""
+        return self.told.live.metadata
+
+    @kept
+    def live(self) -> DomainFacts:
+        live = self.told.live
+        return live if self.moved is None else _moved(live, self.moved)
+
+    @kept
+    def config(self) -> DomainFacts:
+        """Of its next boot; ``live`` again if it is not active."""
+        config = self.told.config
+        if config is self.told.live:
+            return self.live
+        return config if self.moved is None else _moved(config, self.moved)
+
+    @kept
+    def place(self) -> Moved | None:
+        """Where it is, now and at its next boot, if all vCPUs are at one place then and now."""
+        if self.moved is not None and self.moved.emulator is not None:
+            return self.moved
+        live, config = self.live, self.config
+        place, emulator = live.pins[0], live.emulator_cpus
+        for each in (live, config) if config is not live else (live,):
+            if each.pins != (place,) * len(each.pins) or each.emulator_cpus != emulator:
+                return None
+        return Moved(place, emulator)
+
+    @kept
+    def domain(self) -> Domain:
+        """As the agent knows it."""
+        found = found_vm(self.live, self.config)
+        spec = found.spec
+        if not found.foreign:
+            found = replace(found, pinned=self._pinned())
+        return Domain(
+            found=found,
+            state=self.state,
+            vcpus_pending=self.live.vcpus != spec.vcpus,
+            memory_pending=self.live.memory_mib != spec.memory_mib,
+        )
+
+    def _pinned(self) -> Cpus:
+        """Where a VM of ours is, or the first place it is and should not be.
+
+        Each vCPU counts, also those not plugged in, and so do the pins of the next boot.
+        """
+        places = dict.fromkeys((*self.live.pins, *self.config.pins))
+        strays = [place for place in places if place != self.wanted]
+        if len(places) == 1 or (self.wanted is not None and strays):
+            return strays[0] if strays else next(iter(places))
+        return () if () in places else tuple(sorted(set().union(*places)))
+
+
+def _moved(facts: DomainFacts, moved: Moved) -> DomainFacts:
+    emulator = facts.emulator_cpus if moved.emulator is None else moved.emulator
+    return replace(facts, pins=(moved.cpus,) * facts.max_vcpus, emulator_cpus=emulator)
