@@ -63,6 +63,8 @@ class FakeLink:
     holds: asyncio.Event | None = None
     """What removals wait for; given up, they go on all the same."""
     held: asyncio.Task[None] | None = None
+    tells: asyncio.Event | None = None
+    """What those who read wait for, once they have looked."""
 
     @property
     def changes(self) -> list[tuple[object, ...]]:
@@ -112,11 +114,16 @@ class FakeLink:
 
     async def read_all(self) -> list[DomainText]:
         self._call("read_all")
-        return [self._text(name) for name in self.domains]
+        return await self._read([self._text(name) for name in self.domains])
 
     async def read(self, names: Sequence[str]) -> list[DomainText]:
         self._call("read", *names)
-        return [self._text(name) for name in names if name in self.domains]
+        return await self._read([self._text(name) for name in names if name in self.domains])
+
+    async def _read(self, texts: list[DomainText]) -> list[DomainText]:
+        if self.tells is not None:
+            await self.tells.wait()
+        return texts
 
     def _text(self, name: str) -> DomainText:
         domain = self.domains[name]

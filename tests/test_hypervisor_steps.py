@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,6 +63,32 @@ async def test_a_vm_that_vanished_cannot_be_pinned(rig: Rig) -> None:
     del rig.link.domains[vm.name]
     with pytest.raises(HypervisorError, match="'here'"):
         await rig.hypervisor.perform(Pin(TWO, (vm.name,), WIDE, NARROW))
+
+
+@pytest.mark.parametrize("everything", [False, True], ids=["one", "all"])
+async def test_what_is_read_meanwhile_is_not_taken_for_newer(rig: Rig, everything: bool) -> None:
+    moved, gone = [await rig.make(rig.vm(name)) for name in ("moved", "gone")]
+    made = rig.vm("made")
+    await rig.hypervisor.prepare(made.spec)
+    if everything:
+        rig.link.ears.doubt()
+    for name in ("moved", "gone", "made"):
+        rig.link.hear(name)
+    rig.link.tells = told = asyncio.Event()
+    looking = asyncio.create_task(rig.hypervisor.domains())
+    reading = "read_all" if everything else "read"
+    while not rig.link.calls[reading]:  # noqa: ASYNC110 (nothing tells)
+        await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        await rig.hypervisor.perform(Pin(TWO, (moved.name,), WIDE, NARROW))
+        await rig.hypervisor.perform(Create(made, WIDE))
+        await rig.hypervisor.perform(Remove(gone, WIDE))
+    rig.link.tells = None
+    told.set()
+    await looking
+    found = {each.name: each.found.pinned for each in await rig.hypervisor.domains()}
+    assert found == {"moved": NARROW, "made": WIDE}
+    await rig.hypervisor.perform(Pin(TWO, ("moved", "made"), WIDE, WIDE))
 
 
 async def test_emulators_of_level_one_stay_on_the_hosts_cpus(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 
 from schedulercommon.errors import HypervisorError
@@ -46,6 +46,8 @@ class KnownDomains:
         """How often each VM is worked on just now."""
         self._places: dict[str, Cpus] = {}
         self._reading = asyncio.Lock()
+        self._outdone: set[str] = set()
+        """VMs we changed while something is read: what is told of them then may be of before."""
         self._looking: asyncio.Task[None] | None = None
         self._told: set[str] = set()
         self.macs: Counter[str] = Counter()
@@ -78,7 +80,7 @@ class KnownDomains:
     def take(self, text: DomainText) -> Known | None:
         """What *text* says, which libvirt told just now of a VM being worked on."""
         self._take(text)
-        self._doubt_reading(text.name)
+        self._outdo_reading([text.name])
         return self._known.get(text.name)
 
     def told(self, name: str) -> DomainText | None:
@@ -89,12 +91,13 @@ class KnownDomains:
     def removed(self, name: str) -> None:
         """The VM called *name* was just removed."""
         self._put(name, None)
-        self._doubt_reading(name)
+        self._outdo_reading([name])
 
-    def _doubt_reading(self, name: str) -> None:
-        """What is being read just now may be of before."""
+    def _outdo_reading(self, names: Iterable[str]) -> None:
+        """What is being read just now does not count for *names*, which are looked at again."""
         if self._reading.locked():
-            self._dirty.add(name)
+            self._outdone.update(names)
+            self._dirty.update(names)
 
     async def settled(self, name: str) -> Known | None:
         """Like :meth:`renew`, once no call about it is under way any more."""
@@ -153,6 +156,8 @@ class KnownDomains:
 
     def pinned(self, names: Iterable[str], to: Moved) -> None:
         """All vCPUs and, unless it is None, the emulator of the VMs called *names* were pinned."""
+        names = tuple(names)
+        self._outdo_reading(names)
         for name in names:
             known = self._known.get(name)
             if known is None:
@@ -218,6 +223,7 @@ class KnownDomains:
 
     async def _read_all(self) -> None:
         dirty, self._dirty, self._all_dirty = self._dirty, set(), False
+        self._outdone = set()
         try:
             texts = await self._link.read_all()
         except BaseException:
@@ -225,25 +231,28 @@ class KnownDomains:
             self._all_dirty = True
             raise
         self._read_s = self._now_s()
-        for name in self._known.keys() - {text.name for text in texts}:
-            self._put(name, None)
-        for text in sorted(texts, key=self._made):
-            self._take(text)
+        self._take_all(self._known.keys(), sorted(texts, key=self._made))
 
     async def _read_dirty(self, names: set[str]) -> None:
         if not names:
             return
         names = set(names)
         self._dirty -= names
+        self._outdone = set()
         try:
             texts = await self._link.read(sorted(names))
         except BaseException:
             self._dirty |= names
             raise
-        for name in names - {text.name for text in texts}:
+        self._take_all(names, texts)
+
+    def _take_all(self, asked: Set[str], texts: Sequence[DomainText]) -> None:
+        """What libvirt told of those *asked* for, but for what is known better by now."""
+        for name in asked - {text.name for text in texts} - self._outdone:
             self._put(name, None)
         for text in texts:
-            self._take(text)
+            if text.name not in self._outdone:
+                self._take(text)
 
     def _made(self, text: DomainText) -> tuple[float, str]:
         """When it was made, as far as it says so: a new local scheduler has seen none of it."""
