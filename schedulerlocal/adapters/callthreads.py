@@ -15,6 +15,7 @@ from schedulerlocal.adapters.loopcalls import LoopCalls
 
 T = TypeVar("T")
 _Asked = tuple[LoopCalls, asyncio.Future[Any], Callable[[], Any]]
+W = TypeVar("W")
 L = TypeVar("L")
 
 
@@ -90,18 +91,20 @@ class CallThreads:
             waiting.set_result(None)
 
 
-class Batch(Generic[L]):
-    """Calls, by name, made by several threads that take the next one as they get free, so that one
-    that hangs holds up no other. Each thread has something of its own, an *L*, to make them with.
+class Batch(Generic[W, L]):
+    """Calls, each with a name and what is wished for it, a *W*, made by several threads that take
+    the next one as they get free, so that one that hangs holds up no other. Each thread has
+    something of its own, an *L*, to make them with.
 
     The first failure is the end of it: only what is under way is still done.
     """
 
-    def __init__(self, calls: Mapping[str, Callable[[L], object]]) -> None:
+    def __init__(self, wishes: Mapping[str, W], call: Callable[[str, W, L], object]) -> None:
         """On the event loop, as all but :meth:`work`."""
         self.failure: tuple[str, L, Exception] | None = None
-        self._todo = deque(calls.items())
-        self.left = set(calls)
+        self._call = call
+        self._todo = deque(wishes.items())
+        self.left = set(wishes)
         """Those that may still be made, or are being made."""
         self._done: deque[str] = deque()
         self._awaited: dict[str, asyncio.Future[None]] = {}
@@ -111,11 +114,11 @@ class Batch(Generic[L]):
         """What one thread does."""
         while self.failure is None:
             try:
-                name, call = self._todo.popleft()
+                name, wish = self._todo.popleft()
             except IndexError:
                 return
             try:
-                call(means)
+                self._call(name, wish, means)
                 self._done.append(name)
             except Exception as problem:  # noqa: BLE001 (whoever waits gets it)
                 self.failure = name, means, problem
@@ -133,11 +136,7 @@ class Batch(Generic[L]):
 
     def take_done(self) -> list[str]:
         """Those that were made without a failure since the last look."""
-        done = []
-        with suppress(IndexError):
-            while True:
-                done.append(self._done.popleft())
-        return done
+        return [self._done.popleft() for _ in range(len(self._done))]
 
     async def ended(self, name: str) -> None:
         """Wait until the call *name* is neither to be made nor being made."""
