@@ -15,18 +15,28 @@ from schedulerlocal.adapters.loopcalls import LoopCalls
 
 T = TypeVar("T")
 _Asked = tuple[LoopCalls, asyncio.Future[Any], Callable[[], Any]]
+_Inbox = SimpleQueue[_Asked | None]
+W = TypeVar("W")
 L = TypeVar("L")
 
 
 class CallThreads:
-    """At most *most* threads, made as they are needed; beyond that calls wait their turn."""
+    """At most *most* threads, made as they are needed; beyond that calls wait their turn.
+
+    The one that got free last is the next one asked: its caches, and what libvirt and the allocator
+    keep by thread, are warm. In turns, a deploy with pins takes 0.1 to 0.2 ms more.
+    """
 
     def __init__(self, name: str, most: int) -> None:
         self._name = name
         self._most = most
         self._made = 0
         self._under_way = 0
-        self._queue: SimpleQueue[_Asked | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        """Around the following, so that nothing is left behind beside a thread that is free."""
+        self._free: list[_Inbox] = []
+        self._behind: deque[_Asked] = deque()
+        self._closing = False
         self._waiting: dict[asyncio.Future[Any], asyncio.Future[None]] = {}
         self._home: tuple[asyncio.AbstractEventLoop, LoopCalls] | None = None
 
@@ -36,12 +46,18 @@ class CallThreads:
         if self._home is None or self._home[0] is not loop:
             self._home = loop, LoopCalls(loop)
         future: asyncio.Future[T] = loop.create_future()
-        self._queue.put((self._home[1], future, call))
+        asked = self._home[1], future, call
         self._under_way += 1
-        if self._under_way > self._made and self._made < self._most:
-            self._made += 1
-            name = f"{self._name}-{self._made}"
-            threading.Thread(target=self._work, name=name, daemon=True).start()
+        with self._lock:
+            if self._free:
+                self._free.pop().put(asked)
+                return future
+            if self._made == self._most:
+                self._behind.append(asked)
+                return future
+        self._made += 1
+        name = f"{self._name}-{self._made}"
+        threading.Thread(target=self._work, args=(asked,), name=name, daemon=True).start()
         return future
 
     async def outcome(self, future: asyncio.Future[T]) -> T:
@@ -61,19 +77,38 @@ class CallThreads:
 
     def close(self) -> None:
         """Let the threads go, once what was asked of them is done."""
-        for _ in range(self._made):
-            self._queue.put(None)
+        with self._lock:
+            self._closing = True
+            while self._free:
+                self._free.pop().put(None)
 
-    def _work(self) -> None:
-        while (asked := self._queue.get()) is not None:
+    def _work(self, first: _Asked) -> None:
+        inbox: _Inbox = SimpleQueue()
+        asked: _Asked | None = first
+        del first
+        while asked is not None:
             home, future, call = asked
             result, problem = None, None
             try:
                 result = call()
             except BaseException as fault:  # noqa: BLE001 (whoever waits gets it)
                 problem = fault
+            asked = self._following(inbox)  # first, so that whoever is answered finds it free
             home.soon(self._answer, future, result, problem)
-            del asked, home, future, call, result, problem
+            del home, future, call, result, problem
+            if asked is None:
+                asked = inbox.get()
+
+    def _following(self, inbox: _Inbox) -> _Asked | None:
+        """What is next for the thread of *inbox*; None if that comes there."""
+        with self._lock:
+            if self._behind:
+                return self._behind.popleft()
+            if self._closing:
+                inbox.put(None)
+            else:
+                self._free.append(inbox)
+            return None
 
     def _answer(
         self, future: asyncio.Future[Any], result: object, problem: BaseException | None
@@ -90,18 +125,20 @@ class CallThreads:
             waiting.set_result(None)
 
 
-class Batch(Generic[L]):
-    """Calls, by name, made by several threads that take the next one as they get free, so that one
-    that hangs holds up no other. Each thread has something of its own, an *L*, to make them with.
+class Batch(Generic[W, L]):
+    """Calls, each with a name and what is wished for it, a *W*, made by several threads that take
+    the next one as they get free, so that one that hangs holds up no other. Each thread has
+    something of its own, an *L*, to make them with.
 
     The first failure is the end of it: only what is under way is still done.
     """
 
-    def __init__(self, calls: Mapping[str, Callable[[L], object]]) -> None:
+    def __init__(self, wishes: Mapping[str, W], call: Callable[[str, W, L], object]) -> None:
         """On the event loop, as all but :meth:`work`."""
         self.failure: tuple[str, L, Exception] | None = None
-        self._todo = deque(calls.items())
-        self.left = set(calls)
+        self._call = call
+        self._todo = deque(wishes.items())
+        self.left = set(wishes)
         """Those that may still be made, or are being made."""
         self._done: deque[str] = deque()
         self._awaited: dict[str, asyncio.Future[None]] = {}
@@ -111,11 +148,11 @@ class Batch(Generic[L]):
         """What one thread does."""
         while self.failure is None:
             try:
-                name, call = self._todo.popleft()
+                name, wish = self._todo.popleft()
             except IndexError:
                 return
             try:
-                call(means)
+                self._call(name, wish, means)
                 self._done.append(name)
             except Exception as problem:  # noqa: BLE001 (whoever waits gets it)
                 self.failure = name, means, problem
@@ -133,11 +170,7 @@ class Batch(Generic[L]):
 
     def take_done(self) -> list[str]:
         """Those that were made without a failure since the last look."""
-        done = []
-        with suppress(IndexError):
-            while True:
-                done.append(self._done.popleft())
-        return done
+        return [self._done.popleft() for _ in range(len(self._done))]
 
     async def ended(self, name: str) -> None:
         """Wait until the call *name* is neither to be made nor being made."""

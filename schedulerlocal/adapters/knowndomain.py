@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from schedulercommon.kept import kept
 from schedulercommon.model import VmState
@@ -20,7 +21,13 @@ class Moved:
     emulator: Cpus | None
 
 
-@dataclass(frozen=True, slots=True)
+@lru_cache(maxsize=4096)
+def moved_to(cpus: Cpus, emulator: Cpus | None) -> Moved:
+    """One object for all that are equal, so that where VMs are compares at once."""
+    return Moved(cpus, emulator)
+
+
+@dataclass(frozen=True)
 class Told:
     """A domain as libvirt last told of it."""
 
@@ -31,6 +38,11 @@ class Told:
     """Of its next boot; ``live`` again if it is not active."""
     emulated: bool
     """Whether it runs without KVM."""
+
+    @kept
+    def sizes(self) -> tuple[bool, int, int]:
+        """What, of two VMs at one place, is alike if the same is to be pinned of them."""
+        return self.active, self.live.max_vcpus, self.config.max_vcpus
 
 
 @dataclass(frozen=True)
@@ -73,17 +85,20 @@ class Known:
             return self.live
         return config if self.moved is None else _moved(config, self.moved)
 
-    @kept
+    @property
     def place(self) -> Moved | None:
         """Where it is, now and at its next boot, if all vCPUs are at one place then and now."""
-        if self.moved is not None and self.moved.emulator is not None:
-            return self.moved
+        moved = self.moved
+        return moved if moved is not None and moved.emulator is not None else self._place
+
+    @kept
+    def _place(self) -> Moved | None:
         live, config = self.live, self.config
         place, emulator = live.pins[0], live.emulator_cpus
         for each in (live, config) if config is not live else (live,):
             if each.pins != (place,) * len(each.pins) or each.emulator_cpus != emulator:
                 return None
-        return Moved(place, emulator)
+        return moved_to(place, emulator)
 
     @kept
     def domain(self) -> Domain:

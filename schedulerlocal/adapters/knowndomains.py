@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 
 from schedulercommon.errors import HypervisorError
 from schedulercommon.model import VmState
 from schedulerlocal.adapters.domainfacts import read_domain
 from schedulerlocal.adapters.hypervisorlink import DomainText, Heard, Link
-from schedulerlocal.adapters.knowndomain import Known, Moved, Told
+from schedulerlocal.adapters.knowndomain import Known, Moved, Told, moved_to
 from schedulerlocal.core.cpulist import parse_cpulist
 from schedulerlocal.core.topology import Cpus
 from schedulerlocal.ports import Domain
@@ -42,8 +42,8 @@ class KnownDomains:
         self._dirty: set[str] = set()
         self._all_dirty = True
         self._read_s = 0.0
-        self._working: dict[str, int] = {}
-        """How often each VM is worked on just now."""
+        self._working: list[Collection[str]] = []
+        """The VMs worked on just now, by who does."""
         self._places: dict[str, Cpus] = {}
         self._reading = asyncio.Lock()
         self._outdone: set[str] = set()
@@ -84,9 +84,12 @@ class KnownDomains:
         return self._known.get(text.name)
 
     def told(self, name: str) -> DomainText | None:
-        """What libvirt told of the VM called *name*, if nothing was heard of it since."""
-        facts = self._facts.get(name)
-        return None if facts is None or name in self._dirty else facts[0]
+        """What libvirt told of the VM called *name*, if nothing was heard of it since, nor was it
+        pinned."""
+        facts, known = self._facts.get(name), self._known.get(name)
+        if facts is None or known is None or known.moved is not None or name in self._dirty:
+            return None
+        return facts[0]
 
     def removed(self, name: str) -> None:
         """The VM called *name* was just removed."""
@@ -107,27 +110,28 @@ class KnownDomains:
     # --- what our own steps do --------------------------------------------------------------------
 
     @contextmanager
-    def working_on(self, names: Iterable[str]) -> Iterator[None]:
+    def working_on(self, names: Collection[str]) -> Iterator[None]:
         """Meanwhile nobody is told of what happens to *names*: we do it.
 
         If that fails, something we did not do may be why, and what was heard of it is told.
         """
-        working, names = self._working, tuple(names)
-        for name in names:
-            working[name] = working.get(name, 0) + 1
+        self._working.append(names)
         try:
             yield
         except BaseException:
             self.changed()
             raise
         finally:
-            for name in names:
-                if working[name] > 1:
-                    working[name] -= 1
-                else:
-                    del working[name]
-            if not self._dirty.isdisjoint(names):
+            self._working.remove(names)
+            if any(name in names for name in self._dirty):
                 self._look_soon()
+
+    def _is_worked_on(self, name: str) -> bool:
+        return any(name in names for names in self._working)
+
+    def _left_alone(self, names: Iterable[str]) -> set[str]:
+        """Those of *names* that nobody works on."""
+        return {name for name in names if not self._is_worked_on(name)}
 
     def expect(self, name: str, state: VmState) -> None:
         """We just made the VM called *name* do that; somebody may have come between."""
@@ -158,16 +162,15 @@ class KnownDomains:
         """All vCPUs and, unless it is None, the emulator of the VMs called *names* were pinned."""
         names = tuple(names)
         self._outdo_reading(names)
+        self.version += 1
         for name in names:
             known = self._known.get(name)
             if known is None:
                 continue
-            self._facts.pop(name, None)
             moved = to
             if to.emulator is None and known.moved is not None:
-                moved = Moved(to.cpus, known.moved.emulator)
+                moved = moved_to(to.cpus, known.moved.emulator)
             self._known[name] = Known(known.told, self._places.get(name), moved)
-            self.version += 1
 
     # --- what happens by itself -------------------------------------------------------------------
 
@@ -176,7 +179,7 @@ class KnownDomains:
         if heard.pins is not None and self._is_echo(heard.name, heard.pins):
             return
         self._dirty.add(heard.name)
-        if heard.name not in self._working:
+        if not self._is_worked_on(heard.name):
             self._look_soon()
 
     def doubt_all(self) -> None:
@@ -203,7 +206,7 @@ class KnownDomains:
 
     async def _look(self) -> None:
         await asyncio.sleep(_ECHO_S)
-        while names := self._dirty - self._working.keys():
+        while names := self._left_alone(self._dirty):
             before = {name: self._seen(name) for name in names}
             try:
                 async with self._reading:
@@ -212,7 +215,7 @@ class KnownDomains:
                 _log.debug("looking at what changed failed: %s", problem)
                 self.changed()  # the next pass finds out, or says why it cannot
                 return
-            if any(self._seen(name) != before[name] for name in names - self._working.keys()):
+            if any(self._seen(name) != before[name] for name in self._left_alone(names)):
                 self.changed()
 
     def _seen(self, name: str) -> Domain | None:

@@ -9,7 +9,7 @@ from schedulercommon.errors import HypervisorError
 from schedulercommon.levels import PREMIUM
 from schedulerlocal.adapters.domainfacts import same
 from schedulerlocal.adapters.hypervisorlink import Link, PinWish
-from schedulerlocal.adapters.knowndomain import Known, Moved
+from schedulerlocal.adapters.knowndomain import Known, Moved, moved_to
 from schedulerlocal.adapters.knowndomains import KnownDomains
 from schedulerlocal.core.steps import Pin
 from schedulerlocal.core.topology import Cpus
@@ -29,32 +29,29 @@ class VcpuPins:
         if not step.after or not step.vms:
             return
         there = self._known.all
-        missing = [name for name in step.vms if name not in there]
-        if missing:
-            raise HypervisorError(f"VM {missing[0]!r} cannot be pinned: it is gone; try again")
         cpus = same(step.after)
-        to = Moved(cpus, None if step.level == PREMIUM and self._host_cpus else cpus)
+        to = moved_to(cpus, None if step.level == PREMIUM and self._host_cpus else cpus)
         wishes: dict[str, Sequence[PinWish]] = {}
         alike: dict[_Kind, Sequence[PinWish]] = {}
-        strays = []
-        for name in step.vms:
-            known = there[name]
+        before, strays = [], []
+        for name in step.vms:  # a level has many, so each is looked at but once
+            known = there.get(name)
+            if known is None:
+                raise HypervisorError(f"VM {name!r} cannot be pinned: it is gone; try again")
             place = known.place
-            if place is None:
-                wishes[name] = _wishes(known, to)
-            elif place.cpus is not cpus or place.emulator is not to.emulator:
-                kind = (
-                    *(id(place.cpus), id(place.emulator), known.active),
-                    *(known.told.live.max_vcpus, known.told.config.max_vcpus),
-                )
-                if kind not in alike:
-                    alike[kind] = _wishes(known, to)
-                wishes[name] = alike[kind]
+            if place is not to:
+                kind = None if place is None else (id(place), known.told.sizes)
+                wish = alike.get(kind) if kind else None
+                if wish is None:
+                    wish = _wishes(known, to)
+                    if kind:
+                        alike[kind] = wish
+                wishes[name] = wish
+                before.append(known)
             if known.wanted is not cpus:
                 strays.append(name)
         if not wishes and not strays:
             return
-        before = [there[name] for name in wishes]
         with self._known.working_on(wishes), self._known.placing(strays, cpus):
             try:
                 await self._pin(wishes, to)
@@ -75,11 +72,11 @@ class VcpuPins:
         cpus = known.live.pins[0]
         if now is not None and cpus:
             self._known.pinning(known.name, cpus)
-            to = Moved(cpus, known.live.emulator_cpus or None)
+            to = moved_to(cpus, known.live.emulator_cpus or None)
             await self._pin({known.name: _wishes(now, to)}, to)
 
 
-_Kind = tuple[int, int, bool, int, int]
+_Kind = tuple[int, tuple[bool, int, int]]
 """Which VMs that are at one place wish the same: by that place and their sizes."""
 
 

@@ -28,6 +28,8 @@ from schedulerlocal.adapters.echoes import Echoes, told_pins
 from schedulerlocal.adapters.hypervisorlink import Ears, Heard, LinkError, Why
 
 T = TypeVar("T")
+W = TypeVar("W")
+_Done = Callable[[Sequence[str]], None]
 
 _CONNECTIONS = 8
 _LEAST_APART = 3  # connections: to look, to change, to read statistics
@@ -100,7 +102,9 @@ class Connections:
         self._threads = CallThreads("libvirt", _THREADS)
         self._lanes: list[Lane] = []
         self._ears = Ears()
-        self._under_way: dict[str, asyncio.Future[Any] | Batch[Lane]] = {}
+        self._under_way: dict[str, asyncio.Future[Any]] = {}
+        self._batches: list[Batch[Any, Lane]] = []
+        """Calls about many VMs, under way too."""
         self._away_since = ""
         self._returning: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -223,15 +227,14 @@ class Connections:
 
     async def quiet(self, name: str) -> None:
         """Wait until no call about the VM called *name* is under way, given up or not."""
-        while (earlier := self._under_way.get(name)) is not None:
-            if isinstance(earlier, Batch):
-                await earlier.ended(name)
-                self._done(name, earlier)
-            else:
+        while not self.is_quiet(name):
+            if (earlier := self._under_way.get(name)) is not None:
                 await asyncio.wait([earlier])
+            for batch in tuple(self._batches):
+                await batch.ended(name)
 
     def is_quiet(self, name: str) -> bool:
-        return name not in self._under_way
+        return name not in self._under_way and all(name not in each.left for each in self._batches)
 
     async def call(
         self,
@@ -262,51 +265,48 @@ class Connections:
         self,
         kind: str,
         failed: str,
-        calls: Mapping[str, Callable[[Lane], object]],
-        done: Callable[[Sequence[str]], None],
+        wishes: Mapping[str, W],
+        call: Callable[[str, W, Lane], object],
+        done: _Done,
     ) -> None:
-        """Make *calls*, each about the VM it is under, over several connections at once.
+        """Make *call* for each VM there are *wishes* for, over several connections at once.
 
-        *failed* has ``{}`` for that VM. *done* is told of those that were made, also if one fails,
+        *failed* has ``{}`` for that VM. *done* is told of those it was made for, also if one fails,
         which is the end of it, or it is given up; what has not begun by then is not done.
         """
-        late = self._under_way.keys() & calls.keys()
+        late = wishes.keys() & set(self._under_way).union(*[each.left for each in self._batches])
         if not late:
-            await self._call_batch(kind, failed, calls, done)
+            await self._call_batch(kind, failed, Batch(wishes, call), done)
             return
 
         async def call_late(name: str) -> None:
-            await self.call(kind, failed.format(repr(name)), calls[name], name, 0)
+            make = partial(call, name, wishes[name])
+            await self.call(kind, failed.format(repr(name)), make, name, 0)
             done([name])
 
-        batch = {name: call for name, call in calls.items() if name not in late}
+        batch = Batch({name: wishes[name] for name in wishes if name not in late}, call)
         every = self._call_batch(kind, failed, batch, done), *map(call_late, late)
         for outcome in filter(None, await asyncio.gather(*every, return_exceptions=True)):
             raise outcome
 
     async def _call_batch(
-        self,
-        kind: str,
-        failed: str,
-        calls: Mapping[str, Callable[[Lane], object]],
-        done: Callable[[Sequence[str]], None],
+        self, kind: str, failed: str, batch: Batch[Any, Lane], done: _Done
     ) -> None:
         if not self._lanes:
             raise LinkError(self._away(), Why.AWAY)
-        batch = Batch(calls)
-        self.calls[kind] += len(calls)
-        self._under_way.update(dict.fromkeys(calls, batch))
+        self.calls[kind] += (count := len(batch.left))
+        self._batches.append(batch)
         lanes = self._changing()
         idle = [lane for lane in lanes if not lane.busy] or lanes
-        working = [self._on_lane(lane, batch.work) for lane in idle[: len(calls)]]
+        working = [self._on_lane(lane, batch.work) for lane in idle[:count]]
         try:
-            if working:
-                await asyncio.wait(working)
+            for each in working:
+                await self._threads.outcome(each)
         finally:
             batch.stop()
             done(batch.take_done())
-            for name in calls.keys() - batch.left:
-                self._done(name, batch)
+            # one that was given up is kept while a call of its goes on
+            self._batches = [each for each in self._batches if each.left]
         if batch.failure is not None:
             name, lane, problem = batch.failure
             if not isinstance(problem, LibvirtError):
@@ -339,7 +339,7 @@ class Connections:
         first = turn % len(lanes)
         return min(lanes[first:] + lanes[:first], key=lambda lane: lane.busy)
 
-    def _done(self, name: str, call: asyncio.Future[Any] | Batch[Lane]) -> None:
+    def _done(self, name: str, call: asyncio.Future[Any]) -> None:
         if self._under_way.get(name) is call:
             del self._under_way[name]
 

@@ -231,18 +231,16 @@ class LibvirtLink:
     async def pin(
         self, wishes: Mapping[str, Sequence[PinWish]], pinned: Callable[[Sequence[str]], None]
     ) -> None:
-        calls: dict[str, Callable[[Lane], None]] = {}
-        acts: dict[int, tuple[Callable[[Any], None], int]] = {}
-        count = 0
-        for name, each in wishes.items():
-            if id(each) not in acts:
-                pins = self._pins(each)
-                acts[id(each)] = pins.pin, len(pins.pins)
-            act, calls_each = acts[id(each)]
-            calls[name] = partial(on_domain, name, act)
-            count += calls_each
-        self._connections.calls["pin-one"] += count
-        await self._connections.call_each("pinned", "VM {} could not be pinned", calls, pinned)
+        def call(name: str, wishes: Sequence[PinWish], lane: Lane) -> None:
+            on_domain(name, pins[id(wishes)].pin, lane)
+
+        kinds = {id(each): each for each in wishes.values()}
+        pins = {key: self._pins(each) for key, each in kinds.items()}
+        vms = Counter(map(id, wishes.values()))
+        self._connections.calls["pin-one"] += sum(vms[key] * len(pins[key].pins) for key in pins)
+        await self._connections.call_each(
+            "pinned", "VM {} could not be pinned", wishes, call, pinned
+        )
 
     def _pins(self, wishes: Sequence[PinWish]) -> _Pins:
         if self._connections.is_test_driver:
