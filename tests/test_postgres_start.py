@@ -193,6 +193,7 @@ GARBAGE = {
     "bracket": f"postgresql://me:{SECRET}@[::1/vms",
     "slash in the password": f"postgresql://me:1/{SECRET}@db:1/vms",
     "long host": f"postgresql://me:{SECRET}@{'a' * 70}:1/vms",
+    "bracket in the password": f"postgresql://me:[{SECRET}@127.0.0.1:1/vms",
     "option": f"postgresql://me:{SECRET}@127.0.0.1:1/vms?sslmode=perhaps",
     "nothing": "postgresql://",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 _SAFE = re.compile(r"((?:[\w.,%-]|\[[0-9A-Fa-f:.%]+\])*(?::[0-9]+)?(?:,[\w.:%-]+)*)(/[\w.%/-]*)?")
 _FILES = frozenset(("sslrootcert", "sslcert", "sslkey", "sslcrl"))
@@ -24,7 +24,8 @@ def is_database(url: str) -> bool:
 
 def unreadable_file(url: str) -> str:
     """The first option of *url* that names a file which cannot be read; empty if there is none."""
-    for option, file in parse_qsl(urlsplit(url).query):
+    # only that part: a password may be what no parser of addresses takes
+    for option, file in parse_qsl(url.partition("?")[2]):
         if option in _FILES and not os.access(file, os.R_OK):
             return f"{option}={file[:200]}"
     return ""
