@@ -65,6 +65,8 @@ class FakeLink:
     held: asyncio.Task[None] | None = None
     tells: asyncio.Event | None = None
     """What those who read wait for, once they have looked."""
+    looked: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once one of them waits."""
 
     @property
     def changes(self) -> list[tuple[object, ...]]:
@@ -122,6 +124,7 @@ class FakeLink:
 
     async def _read(self, texts: list[DomainText]) -> list[DomainText]:
         if self.tells is not None:
+            self.looked.set()
             await self.tells.wait()
         return texts
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from schedulerlocal.adapters.callthreads import CallThreads
@@ -19,7 +20,7 @@ async def asked(threads: CallThreads, call: Callable[[], T]) -> T:
 
 async def test_more_calls_than_threads_are_all_made() -> None:
     threads = CallThreads("some", 3)
-    made = await asyncio.gather(*(asked(threads, lambda n=n: n) for n in range(500)))  # type: ignore[misc]
+    made = await asyncio.gather(*(asked(threads, partial(int, n)) for n in range(500)))
     assert made == list(range(500))
     assert threads.idle
     threads.close()

@@ -76,10 +76,9 @@ async def test_what_is_read_meanwhile_is_not_taken_for_newer(rig: Rig, everythin
         rig.link.hear(name)
     rig.link.tells = told = asyncio.Event()
     looking = asyncio.create_task(rig.hypervisor.domains())
-    reading = "read_all" if everything else "read"
-    while not rig.link.calls[reading]:  # noqa: ASYNC110 (nothing tells)
-        await asyncio.sleep(0)
     async with asyncio.timeout(10):
+        await rig.link.looked.wait()
+        assert rig.link.calls["read_all" if everything else "read"] == 1
         await rig.hypervisor.perform(Pin(TWO, (moved.name,), WIDE, NARROW))
         await rig.hypervisor.perform(Create(made, WIDE))
         await rig.hypervisor.perform(Remove(gone, WIDE))
