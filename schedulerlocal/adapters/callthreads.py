@@ -46,19 +46,21 @@ class CallThreads:
         if self._home is None or self._home[0] is not loop:
             self._home = loop, LoopCalls(loop)
         future: asyncio.Future[T] = loop.create_future()
-        asked = self._home[1], future, call
-        self._under_way += 1
+        self._ask((self._home[1], future, call))
+        self._under_way += 1  # unless there is no thread to be had
+        return future
+
+    def _ask(self, asked: _Asked) -> None:
         with self._lock:
             if self._free:
                 self._free.pop().put(asked)
-                return future
+                return
             if self._made == self._most:
                 self._behind.append(asked)
-                return future
-        self._made += 1
-        name = f"{self._name}-{self._made}"
+                return
+        name = f"{self._name}-{self._made + 1}"
         threading.Thread(target=self._work, args=(asked,), name=name, daemon=True).start()
-        return future
+        self._made += 1
 
     async def outcome(self, future: asyncio.Future[T]) -> T:
         """What comes of a call that was submitted, and is awaited once; given up, it goes on.
