@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from xml.etree import ElementTree as ET
 
 from schedulercommon.model import VmState
@@ -140,6 +140,10 @@ class FakeLink:
             config=config,
         )
 
+    def _live(self, name: str) -> DomainText:
+        text = self._text(name)
+        return replace(text, config=text.live)
+
     async def full_config(self, name: str) -> str:
         self._call("full_config", name)
         return ET.tostring(self._there(name).config, encoding="unicode")
@@ -163,14 +167,15 @@ class FakeLink:
             await self.start(name)
         except LinkError as problem:
             return problem
-        return self._text(name)
+        return self._live(name)
 
     async def remove(self, name: str, *, active: bool) -> None:
         self.held = asyncio.create_task(self._remove(name, active))
         await asyncio.shield(self.held)
 
     async def remove_unchanged(self, told: DomainText) -> None:
-        if told.name not in self.domains or self._text(told.name) != told:
+        as_it_was = replace(told, config=told.live)
+        if told.name not in self.domains or self._live(told.name) != as_it_was:
             raise LinkError("it is not as it was", Why.CHANGED)
         await self.remove(told.name, active=told.active)
 

@@ -52,7 +52,7 @@ class DomainText:
     live: str
     """Its XML; that of its next boot if it is not active."""
     config: str
-    """The XML of its next boot."""
+    """The XML of its next boot; ``live`` again where that was not asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +117,9 @@ class Link(Protocol):
         """The XML of the next boot, its secrets included, to be defined again."""
 
     async def make(self, name: str, xml: str, check: Callable[[], None]) -> DomainText | LinkError:
-        """Define and start it; returns what it became. If it does not start it stays defined, and
-        why is returned. *check* is called in a thread before that, and what it raises is raised."""
+        """Define and start it; returns what it became, its next boot left aside: that is what it
+        was just started from. If it does not start it stays defined, and why is returned. *check*
+        is called in a thread before that, and what it raises is raised."""
 
     async def define(self, name: str, xml: str) -> None: ...
     async def try_define(self, name: str, xml: str) -> None:
@@ -134,7 +135,8 @@ class Link(Protocol):
         """Destroy it if it is *active*, and undefine it; that it is off or gone already is fine."""
 
     async def remove_unchanged(self, told: DomainText) -> None:
-        """Remove it if libvirt still tells of it what it *told*: else it fails as CHANGED."""
+        """Remove it if libvirt still tells of it, as it is now, what it *told*: else it fails as
+        CHANGED."""
 
     async def press_power_button(self, name: str) -> None: ...
     async def reboot(self, name: str) -> None: ...

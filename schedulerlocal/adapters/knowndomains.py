@@ -273,7 +273,8 @@ class KnownDomains:
         if before is not None and before[0] == text:
             return before[1]
         try:
-            live = read_domain(text.live)
+            same_live = before and before[0].live == text.live
+            live = before[1].live if before and same_live else read_domain(text.live)
             config = live if text.config == text.live else read_domain(text.config)
         except ValueError as problem:
             self._tell_once(f"{problem}; it is left out of account")

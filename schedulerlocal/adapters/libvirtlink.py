@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any, TypeVar, cast
 from xml.etree import ElementTree as ET
@@ -104,7 +104,7 @@ class LibvirtLink:
             domain = lane.handles[name] = lane.connection.defineXML(xml)
             try:
                 domain.create()
-                return lane, texts_of([domain])
+                return lane, texts_of([domain], only_live=True)
             except LibvirtError as problem:
                 echoes.doubt(name)
                 return lane, cast("Exception", problem)
@@ -168,7 +168,7 @@ class LibvirtLink:
         changed = LinkError(f"VM {name!r} is not as it was any more", Why.CHANGED)
 
         def remove(vm: Any) -> None:
-            if texts_of([vm]) != [told]:
+            if texts_of([vm], only_live=True) != [replace(told, config=told.live)]:
                 raise changed
             _remove(vm, active=told.active)
             connections.forget(name)

@@ -35,13 +35,14 @@ _PAUSED_OF_CODE = {
 }
 
 
-def texts_of(domains: Iterable[Any]) -> list[DomainText]:
+def texts_of(domains: Iterable[Any], *, only_live: bool = False) -> list[DomainText]:
+    """Those that are still there. With *only_live* an active one's next boot is not asked for."""
     told = []
     for domain in domains:
         try:
             active = bool(domain.isActive())
-            config = domain.XMLDesc(_INACTIVE)
-            live = domain.XMLDesc(0) if active else config
+            live = domain.XMLDesc(0 if active else _INACTIVE)
+            config = domain.XMLDesc(_INACTIVE) if active and not only_live else live
             state, reason = domain.state()
         except LibvirtError as problem:
             if why_of(problem) is not Why.GONE:
