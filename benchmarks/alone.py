@@ -21,6 +21,7 @@ from typing import Any
 
 import libvirt
 
+from benchmarks.undisturbed import Probe, Round
 from schedulercommon.model import VmSpec
 from schedulerlocal.adapters.libvirt import EVENTS
 from schedulerlocal.adapters.storage import Storage
@@ -90,7 +91,8 @@ class _Recorded:
 class Bare:
     """A connection of its own, with the domains of *xmls* running."""
 
-    def __init__(self, uri: str, xmls: Iterable[str]) -> None:
+    def __init__(self, uri: str, xmls: Iterable[str], probe: Probe) -> None:
+        self._probe = probe
         self._connection = libvirt.open(uri)
         self._domains: dict[str, Any] = {}
         self._clock = Laps()
@@ -102,8 +104,9 @@ class Bare:
             number = getattr(libvirt, f"VIR_DOMAIN_EVENT_ID_{event}")
             self._connection.domainEventRegisterAny(None, number, _nothing, None)
 
-    def cost_ms(self, calls: Sequence[Call]) -> float:
-        """CPU time since the last one, for making *calls*."""
+    def cost(self, calls: Sequence[Call]) -> Round:
+        """Milliseconds of CPU since the last one, for making *calls*."""
+        before_ns = self._probe.spent_ns[-1]
         for call in calls:
             target = self._domains[call.domain] if call.domain else self._connection
             try:
@@ -112,7 +115,8 @@ class Bare:
                 continue  # as it did then
             if call.gives:
                 self._domains[call.gives] = result
-        return self._clock.lap_ms()
+        after_ns = self._probe.work()
+        return Round(self._clock.lap_ms() - after_ns / 1e6, (before_ns, after_ns))
 
     def close(self) -> None:
         self._domains.clear()

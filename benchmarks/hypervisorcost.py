@@ -5,7 +5,8 @@ from one answer to the next counts, but for having that process ask. Taken off i
 calls to libvirt, and starting the same ``qemu-img``, cost without us (see
 :mod:`benchmarks.alone`), measured in turns with it. The VM's level grows and shrinks again, once as
 with cgroup v2, where that is one write (to plain files here), once as without, where all its VMs
-are pinned anew.
+are pinned anew. The bound is for rounds nobody disturbed (:mod:`benchmarks.undisturbed`), and what
+came out with all others is told beside.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from random import Random
-from statistics import median
 from typing import IO, Any, cast
 
 from benchmarks import Figure, Progress
 from benchmarks.alone import Bare, BareStart, Call, Laps, Tape, overlay_command
 from benchmarks.hypervisorplace import MEMORY_MIB, THERE, TOPOLOGY, Place
+from benchmarks.processes import apart
+from benchmarks.undisturbed import LEAST, Probe, Round, Rounds
 from schedulercommon.levels import parse_level
 from schedulercommon.model import VmSpec
 from schedulerlocal.adapters.api import create_app, serve
@@ -41,7 +43,8 @@ from schedulerprocess.collector import calm_collector
 
 EXTRA = ((1, "1"), (1, "3"), (2, "2"))
 VMS = 200
-ROUNDS, TURNS = 10, 4
+ROUNDS, MOST_TURNS = 10, 40
+FIRST_PROBES = 200
 BOUND_MS = 3
 
 _PATIENCE_S = 30.0
@@ -68,20 +71,38 @@ Size = tuple[int, str, str]
 """vCPUs, level and kind of disk."""
 
 
-@dataclass(frozen=True, slots=True)
 class Spent:
-    """Milliseconds of CPU, by round."""
+    """Milliseconds of CPU of one kind of request."""
 
-    whole: list[float]
-    alone: list[float]
+    def __init__(self, probe: Probe) -> None:
+        self.whole = Rounds(probe)
+        self.calls = Rounds(probe)
+        """What the same calls to libvirt cost alone."""
+        self.starting = Rounds(probe)
+        self.not_starting = Rounds(probe)
+        """With ``qemu-img`` started for nothing, and without it."""
 
     def figures(self, about: str) -> list[Figure]:
-        own = [whole - alone for whole, alone in zip(self.whole, self.alone, strict=True)]
+        own, whole, alone = self._parts(Rounds.median)
+        own_of_all, *_ = self._parts(Rounds.median_of_all)
         return [
-            Figure(f"{about}: our own", median(own), "ms", BOUND_MS),
-            Figure(f"{about}: all", median(self.whole), "ms"),
-            Figure(f"{about}: the calls alone", median(self.alone), "ms"),
+            Figure(f"{about}: our own", own, "ms", BOUND_MS),
+            Figure(f"{about}: all", whole, "ms"),
+            Figure(f"{about}: the calls alone", alone, "ms"),
+            Figure(f"{about}: our own, disturbed rounds too", own_of_all, "ms"),
         ]
+
+    @property
+    def is_enough(self) -> bool:
+        parts = self.whole, self.calls, self.starting, self.not_starting
+        return all(len(each.undisturbed) >= LEAST for each in parts if len(each))
+
+    def _parts(self, median: Callable[[Rounds], float]) -> tuple[float, float, float]:
+        """Our own, all, and the calls alone."""
+        whole, alone = median(self.whole), median(self.calls)
+        if len(self.starting):
+            alone += median(self.starting) - median(self.not_starting)
+        return whole - alone, whole, alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +113,12 @@ class _Rig:
     agent: HostAgent
     client: subprocess.Popen[bytes]
     clock: Laps
+    probe: Probe
     storage: BareStart
 
-    async def ask(self, method: str, path: str, body: str = "") -> float:
+    async def ask(self, method: str, path: str, body: str = "") -> Round:
         """Milliseconds of CPU since the one before was answered, less what asking takes."""
+        before_ns = self.probe.spent_ns[-1]
         begun_ns = time.thread_time_ns()
         answered = asyncio.get_running_loop().create_future()
         assert self.client.stdin is not None
@@ -109,16 +132,17 @@ class _Rig:
         asyncio.get_running_loop().remove_reader(answers)
         if os.read(answers, 1) != b".":
             raise RuntimeError("the client was refused; its complaint is above")
+        after_ns = self.probe.work()
         asking_ns += time.thread_time_ns() - begun_ns
-        return self.clock.lap_ms() - asking_ns / 1e6
+        return Round(self.clock.lap_ms() - asking_ns / 1e6, (before_ns, after_ns))
 
-    async def deploy(self, vcpus: int, level: str, disk: str) -> float:
+    async def deploy(self, vcpus: int, level: str, disk: str) -> Round:
         return await self.ask("POST", "/v1/vms", _body(self.place, vcpus, level, disk))
 
-    async def remove(self) -> float:
+    async def remove(self) -> Round:
         return await self.ask("DELETE", "/v1/vms/extra")
 
-    async def pairs(self, size: Size) -> list[tuple[float, float]]:
+    async def pairs(self, size: Size) -> list[tuple[Round, Round]]:
         """Deploys and removals, one after the other."""
         await asyncio.sleep(_QUIET_S)
         spent = [(await self.deploy(*size), await self.remove()) for _ in range(1 + ROUNDS)]
@@ -142,7 +166,7 @@ async def costs(place: Callable[[], Place], progress: Progress, *, pins: bool) -
     figures = []
     here = place()
     async with _rig(here, progress, pins=pins) as rig:
-        bare = Bare(here.url, xmls)
+        bare = Bare(here.url, xmls, rig.probe)
         for disk in ("overlay", "in-place"):
             for vcpus, level in EXTRA:
                 progress(f"deploying and removing, {disk}, {vcpus} vCPUs at {level}")
@@ -160,34 +184,36 @@ async def costs(place: Callable[[], Place], progress: Progress, *, pins: bool) -
 async def _rounds(
     rig: _Rig, bare: Bare, size: Size, deploy: Sequence[Call], remove: Sequence[Call]
 ) -> tuple[Spent, Spent]:
-    deploys, removes = Spent([], []), Spent([], [])
-    for _ in range(TURNS):
-        for deploy_ms, remove_ms in await rig.pairs(size):
-            deploys.whole.append(deploy_ms)
-            removes.whole.append(remove_ms)
-        starts_ms = await _starts_ms(rig, size) if size[2] == "overlay" else [0.0] * ROUNDS
+    deploys, removes = Spent(rig.probe), Spent(rig.probe)
+    for _ in range(MOST_TURNS):
+        made, removed = zip(*await rig.pairs(size), strict=True)
+        deploys.whole.extend(made)
+        removes.whole.extend(removed)
+        if size[2] == "overlay":
+            await _start(rig, size, deploys)
         await asyncio.sleep(_QUIET_S)
-        alone = [(bare.cost_ms(deploy), bare.cost_ms(remove)) for _ in range(1 + ROUNDS)][1:]
-        for start_ms, (deploy_ms, remove_ms) in zip(starts_ms, alone, strict=True):
-            deploys.alone.append(deploy_ms + start_ms)
-            removes.alone.append(remove_ms)
+        alone = [(bare.cost(deploy), bare.cost(remove)) for _ in range(1 + ROUNDS)]
+        made, removed = zip(*alone[1:], strict=True)
+        deploys.calls.extend(made)
+        removes.calls.extend(removed)
+        if deploys.is_enough and removes.is_enough:
+            break
     return deploys, removes
 
 
-async def _starts_ms(rig: _Rig, size: Size) -> list[float]:
-    """What starting ``qemu-img`` adds to requests that need none, but are otherwise alike."""
+async def _start(rig: _Rig, size: Size, spent: Spent) -> None:
+    """Start ``qemu-img`` beside requests that need none, but are otherwise alike."""
     vcpus, level, _ = size
     image, overlay = rig.place.image("extra"), rig.place.directory / "bare.qcow2"
     command = overlay_command(Path(image), overlay, _DISK_BYTES)
-    spent: list[float] = []
-    for _ in range(1 + ROUNDS):
-        for started in ([], command):
+    for number in range(1 + ROUNDS):
+        for started, rounds in (([], spent.not_starting), (command, spent.starting)):
             rig.storage.command = started
-            spent.append(await rig.deploy(vcpus, level, "in-place"))
+            made = await rig.deploy(vcpus, level, "in-place")
             await rig.remove()
+            if number:
+                rounds.extend([made])
     rig.storage.command = []
-    pairs = zip(spent[::2], spent[1::2], strict=True)
-    return [beside - without for without, beside in pairs][1:]
 
 
 @cache  # made in the middle of a request it would count as ours
@@ -218,9 +244,13 @@ async def _rig(
         await agent.deploy(_spec(place, name, *THERE[number % len(THERE)]))
     runner = await serve(create_app(agent, ServiceSettings(name="here")), "127.0.0.1", 0)
     calm_collector()
-    client = _client(runner.addresses[0][1])
+    probe = Probe()
+    for _ in range(FIRST_PROBES):
+        probe.work()
+    with apart(scheduler=False):
+        client = _client(runner.addresses[0][1])
     try:
-        yield _Rig(place, agent, client, Laps(), storage)
+        yield _Rig(place, agent, client, Laps(), probe, storage)
     finally:
         client.kill()
         client.wait()

@@ -23,6 +23,7 @@ from schedulercommon.errors import VmStackError
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_S = 60.0
 
+_CPUS = sorted(os.sched_getaffinity(0))
 _TICKS = os.sysconf("SC_CLK_TCK")
 _SETTINGS = ("SCL_", "SCG_", "TOPO_", "OVSB_", "QEMU_")
 
@@ -85,16 +86,13 @@ def cpu_s(pid: int) -> float:
 
 @contextmanager
 def apart(*, scheduler: bool) -> Iterator[None]:
-    """Processes started inside stay on the scheduler's CPU, or on that of everybody else."""
-    cpus = sorted(os.sched_getaffinity(0))
-    if len(cpus) < 2:
-        yield
-        return
-    os.sched_setaffinity(0, {cpus[-1]} if scheduler else {cpus[0]})
+    """What is started inside stays on the scheduler's CPU, or on that of everybody else."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {_CPUS[-1]} if scheduler else {_CPUS[0]})
     try:
         yield
     finally:
-        os.sched_setaffinity(0, cpus)
+        os.sched_setaffinity(0, before)
 
 
 @contextmanager

@@ -1,0 +1,86 @@
+"""Which rounds of a measurement had their processor to themselves.
+
+Where a core's other half, or the machine, is shared with others, the same work takes up to twice
+the CPU time, for milliseconds or for minutes, and nothing here shows it as load. So work that is
+always the same is timed right before and right after each round, and a round counts as undisturbed
+if it took as long as where nobody is in the way. What the round itself took has no part in that.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from benchmarks.processes import NotMeasured
+
+LEAST = 20
+"""Undisturbed rounds a figure should rest on."""
+
+_ENOUGH = 5
+_LOOPS = 2_500  # some 0.1 ms
+_FASTEST_PART = 0.02
+_AS_FAST = 1.2
+
+
+class Probe:
+    """Work that is always the same. It speaks for one CPU: what is measured is to stay on that."""
+
+    def __init__(self) -> None:
+        self.spent_ns: list[int] = []
+        """Each time it was done, in order."""
+
+    def work(self) -> int:
+        """Nanoseconds of CPU it took."""
+        begun_ns, total = time.thread_time_ns(), 0
+        for number in range(_LOOPS):
+            total += number * number
+        self.spent_ns.append(time.thread_time_ns() - begun_ns)
+        return self.spent_ns[-1]
+
+    def most_ns(self) -> float:
+        """What it takes at most where nobody is in the way, as far as was seen until now."""
+        fastest = sorted(self.spent_ns)[int(len(self.spent_ns) * _FASTEST_PART)]
+        return fastest * _AS_FAST
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What was measured, and what the probe took beside it."""
+
+    measured: float
+    beside_ns: tuple[int, int]
+    """Before and after."""
+
+
+class Rounds:
+    """Of one measurement, beside *probe*."""
+
+    def __init__(self, probe: Probe) -> None:
+        self._probe = probe
+        self._rounds: list[Round] = []
+
+    def __len__(self) -> int:
+        return len(self._rounds)
+
+    def extend(self, rounds: Sequence[Round]) -> None:
+        self._rounds.extend(rounds)
+
+    @property
+    def undisturbed(self) -> list[float]:
+        most_ns = self._probe.most_ns()
+        return [each.measured for each in self._rounds if max(each.beside_ns) <= most_ns]
+
+    def median(self) -> float:
+        """Of the undisturbed ones; raises NotMeasured where there are next to none."""
+        undisturbed = self.undisturbed
+        if len(undisturbed) < _ENOUGH:
+            raise NotMeasured(
+                f"others had the processor in all but {len(undisturbed)} of {len(self._rounds)}"
+                " rounds; try again when the machine is less busy"
+            )
+        return median(undisturbed)
+
+    def median_of_all(self) -> float:
+        return median([each.measured for each in self._rounds])
