@@ -23,10 +23,8 @@ from schedulercommon.model import NAME
 FileId = tuple[int, int]
 """Device and inode: what a file is, whatever it is called."""
 
-_PARTIAL = ".partial"
 _OVERLAY = re.compile(
-    rf"(?P<vm>{NAME.pattern})@(?P<host>{NAME.pattern})\.[0-9a-f]{{32}}\.qcow2(?:\.partial)?",
-    re.ASCII,
+    rf"(?P<vm>{NAME.pattern})@(?P<host>{NAME.pattern})\.[0-9a-f]{{32}}\.qcow2", re.ASCII
 )
 
 
@@ -58,11 +56,6 @@ def owner_of(path: str) -> Owner | None:
     """Whose overlay the file at *path* is; None if it is none."""
     found = _OVERLAY.fullmatch(os.path.basename(path))
     return Owner(found["vm"], found["host"]) if found else None
-
-
-def partial_path(path: str) -> str:
-    """What an overlay is called until it is whole."""
-    return path + _PARTIAL
 
 
 class OverlayNotes:
@@ -123,14 +116,11 @@ def _noted(note: Path) -> str:
 
 def begin_overlay(path: str) -> None:
     """Make the file the overlay at *path* will be written to, for nobody else to read."""
-    os.close(
-        os.open(partial_path(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    )
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 def finish_overlay(path: str) -> FileId:
-    """Call the overlay by its name, for good: a VM that was answered for keeps its disk."""
-    os.rename(partial_path(path), path)
+    """Have the overlay there for good: a VM that was answered for keeps its disk."""
     folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(folder)
@@ -150,13 +140,12 @@ def file_at(path: str) -> FileId | None:
 
 
 def delete_overlay(path: str, notes: OverlayNotes) -> bool:
-    """Delete what there is of the overlay at *path*, then the note; whether there was any."""
+    """Delete the overlay at *path*, if it is there, then the note; whether it was."""
     there = False
-    for file in (partial_path(path), path):
-        if file_at(file) is not None:  # where nothing can be written, deleting nothing fails too
-            with suppress(FileNotFoundError):
-                os.unlink(file)
-                there = True
+    if file_at(path) is not None:  # where nothing can be written, deleting nothing fails too
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+            there = True
     notes.erase(path)
     return there
 
@@ -174,7 +163,7 @@ def unused_overlays(
         with suppress(FileNotFoundError), os.scandir(folder) as entries:
             for entry in entries:
                 owner = owner_of(entry.name)
-                if owner is None or entry.path.removesuffix(_PARTIAL) in in_use:
+                if owner is None or entry.path in in_use:
                     continue
                 file = file_at(entry.path)  # none if another host deletes its own meanwhile
                 if file is not None and file not in used:

@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -31,7 +31,6 @@ from schedulerlocal.adapters.overlays import (
     finish_overlay,
     overlay_name,
     owner_of,
-    partial_path,
     unused_overlays,
 )
 from schedulerlocal.adapters.qemuimg import Run, create_overlay
@@ -108,29 +107,24 @@ class Storage:
         Raises BadRequest if the image may not be used, WrongState if another VM uses it, and
         HypervisorError or StoreUnavailable if the disk cannot be made.
         """
-        image = await self._in_thread(self._images.check, spec.image)
-        in_place = spec.disk == "in-place"
-        use = Use(
-            vm=spec.name,
-            writes=(image.file,) if in_place else (),
-            reads=image.reads if in_place else (image.file, *image.reads),
-            running=spec.start,
-        )
-        if taken := self._uses.against_making(use):
-            mend = "or disk=overlay" if in_place else "or shut that VM down"
-            raise WrongState(f"VM {spec.name!r} {taken}, {image.path}; use another {mend}")
-        key = (spec.name, True)
-        self._uses.put(key, use)
-        try:
+        name = spec.name
+        if spec.disk == "in-place":
+            image = await self._in_thread(self._images.check, spec.image)
             disk = Disk(path=image.path, base=None)
-            if not in_place:
-                disk, file = await self._make_overlay(spec.name, image)
-                use = Use(spec.name, (file,), use.reads, use.running)
-        except BaseException:
-            self._uses.drop(key)
-            raise
-        self._uses.put(key, use)
-        self._prepared[spec.name] = disk
+            wanted = use = Use(name, (image.file,), image.reads, spec.start)
+        else:
+            # what it builds on is looked at where it is made: another turn of a thread costs more
+            # than an overlay made for nothing, and nobody reads through it yet
+            image, disk, file = await self._make_overlay(spec)
+            wanted = Use(name, (), (image.file, *image.reads), spec.start)
+            use = replace(wanted, writes=(file,))
+        if taken := self._uses.against_making(wanted):
+            mend = "or shut that VM down" if disk.base else "or disk=overlay"
+            if disk.base:
+                await self._clear_away(disk.path)
+            raise WrongState(f"VM {name!r} {taken}, {image.path}; use another {mend}")
+        self._uses.put((name, True), use)
+        self._prepared[name] = disk
         return disk
 
     def prepared(self, name: str) -> Disk | None:
@@ -249,15 +243,16 @@ class Storage:
 
     # --- parts ------------------------------------------------------------------------------------
 
-    async def _make_overlay(self, name: str, image: Image) -> tuple[Disk, FileId]:
+    async def _make_overlay(self, spec: VmSpec) -> tuple[Image, Disk, FileId]:
+        name = spec.name
         path = str(self._disk_dir / overlay_name(name, self._host_name))
         self._in_making.add(path)
         try:
             async with self._turns:
                 run = Run()
-                making = self._makers.submit(partial(self._make, name, path, image, run))
+                making = self._makers.submit(partial(self._make, spec, path, run))
                 try:
-                    file = await self._makers.outcome(making)
+                    image, file = await self._makers.outcome(making)
                 except asyncio.CancelledError:
                     run.end()
                     await asyncio.wait([making], timeout=self._timeout_s)
@@ -275,14 +270,14 @@ class Storage:
                 ) from problem
             raise
         base = Base(path=image.path, size_bytes=image.file_bytes, mtime_ns=image.mtime_ns)
-        return Disk(path=path, base=base), file
+        return image, Disk(path=path, base=base), file
 
-    def _make(self, name: str, path: str, image: Image, run: Run) -> FileId:
+    def _make(self, spec: VmSpec, path: str, run: Run) -> tuple[Image, FileId]:
         run.check()
-        self._begin(name, path)
-        begun = partial_path(path)
-        create_overlay(self._qemu_img, image.path, image.disk_bytes, begun, self._timeout_s, run)
-        return finish_overlay(path)
+        image = self._images.check(spec.image)
+        self._begin(spec.name, path)
+        create_overlay(self._qemu_img, image.path, image.disk_bytes, path, self._timeout_s, run)
+        return image, finish_overlay(path)
 
     def _begin(self, name: str, path: str) -> None:
         try:
