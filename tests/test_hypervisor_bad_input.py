@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from schedulerlocal.adapters.consolelog import console_log
 from tests.hypervisorlab import Lab
 from tests.qcow2files import make_image
 from tests.realhost import RealHost, refusal
@@ -113,6 +114,18 @@ def test_no_name_reaches_what_is_not_a_vm(target: Target, name: str) -> None:
             (404, "not-found"),
         } or ((status, code) == (405, "method-not-allowed"))
     assert target.all_there_is() == before
+
+
+def test_a_start_that_libvirt_refuses_says_where_to_look(target: Target) -> None:
+    driver = target.driver
+    driver.ok(target.define("new"), 201)
+    log = Path(console_log(driver.host.directory / "journal" / "console", "new"))
+    log.mkdir()  # which QEMU cannot write to
+    told = target.refused(FAILED, lambda: driver.do("new", "start"))
+    assert told.startswith("VM 'new' could not be started: libvirt says ")
+    assert told.endswith("; look at libvirtd's log (journalctl -u libvirtd)")
+    log.rmdir()
+    driver.removed("new")
 
 
 # --- a disk that is full --------------------------------------------------------------------------

@@ -32,11 +32,11 @@ async def check_domains(link: Link, making: Making, template: Path | None) -> No
             raise
         if template is not None and await _takes_built_in(link, making):
             raise HypervisorError(
-                f"QEMU_TEMPLATE {template} makes no domain: {problem}; mend the file, or leave the"
-                " setting empty for the domain built in"
+                f"QEMU_TEMPLATE {template} makes no domain: {problem.said}; mend the file, or leave"
+                " the setting empty for the domain built in"
             ) from problem
         raise HypervisorError(
-            f"no VM can be made with these settings: {problem}; correct QEMU_TYPE, QEMU_LOC,"
+            f"no VM can be made with these settings: {problem.said}; correct QEMU_TYPE, QEMU_LOC,"
             " QEMU_MACHINE or SCL_CPU_MODEL"
         ) from problem
 

@@ -36,9 +36,27 @@ class Why(Enum):
 class LinkError(HypervisorError):
     """A call failed; the sentence names the VM and has libvirt's words."""
 
-    def __init__(self, sentence: str, why: Why) -> None:
-        super().__init__(sentence)
+    def __init__(self, said: str, why: Why, mend: str = "") -> None:
+        super().__init__(f"{said}; {mend}" if mend else said)
+        self.said = said
+        """The sentence without *mend*, for whoever knows a better one."""
         self.why = why
+
+
+def refused(said: str, why: Why) -> LinkError:
+    """What libvirt answered with, and where to look if nobody knows better."""
+    return LinkError(said, why, _MENDS[why])
+
+
+_MENDS = {
+    Why.GONE: "look at /listvm",
+    Why.WRONG_STATE: "look at what it is doing (/v1/vms/NAME) and try again",
+    Why.NOT_POSSIBLE: "let the guest get ready for it, or give this host an emulator that can",
+    Why.CHANGED: "try again",
+    Why.AWAY: "start libvirtd again if it ended (systemctl status libvirtd), then look whether it"
+    " was done",
+    Why.OTHER: "look at libvirtd's log (journalctl -u libvirtd)",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

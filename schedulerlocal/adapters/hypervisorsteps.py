@@ -110,8 +110,8 @@ class DomainSteps:
                 if problem.why is Why.AWAY:
                     raise
                 raise HypervisorError(
-                    f"{problem}; ask for a VM it can make, or correct the settings of this host"
-                    " (QEMU_… and SCL_CPU_MODEL)"
+                    f"{problem.said}; ask for a VM it can make, or correct the settings of this"
+                    " host (QEMU_… and SCL_CPU_MODEL)"
                 ) from problem
         await self._storage.hand_over(name)
 

@@ -25,7 +25,7 @@ import libvirt
 
 from schedulerlocal.adapters.callthreads import Batch, CallThreads
 from schedulerlocal.adapters.echoes import Echoes, told_pins
-from schedulerlocal.adapters.hypervisorlink import Ears, Heard, LinkError, Why
+from schedulerlocal.adapters.hypervisorlink import Ears, Heard, LinkError, Why, refused
 
 T = TypeVar("T")
 W = TypeVar("W")
@@ -318,7 +318,7 @@ class Connections:
         if why is Why.OTHER and not lane.connection.isAlive():
             self._lost(lane.connection)
             why = Why.AWAY
-        return LinkError(f"{failed}: libvirt says {words_of(problem)!r}", why)
+        return refused(f"{failed}: libvirt says {words_of(problem)!r}", why)
 
     def _changing(self) -> list[Lane]:
         """The connections for calls that change something."""
