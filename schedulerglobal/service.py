@@ -24,6 +24,7 @@ from schedulerglobal.office import Office
 from schedulerglobal.scheduler import ClusterScheduler, Sharing, Surroundings
 from schedulerprocess.collector import calm_collector
 from schedulerprocess.lifetime import ended, stop_on_signals, stopped_before
+from schedulerprocess.logs import log_to_stderr
 from schedulerweb.guard import read_tokens
 from schedulerweb.server import urls
 
@@ -35,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 def run_service(settings: GlobalSettings) -> None:
     """Serve until a signal; raises VmStackError if that cannot begin."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level="INFO")
+    log_to_stderr()
     asyncio.run(_serve(settings))
 
 

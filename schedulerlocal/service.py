@@ -27,6 +27,7 @@ from schedulerlocal.monitoring import Monitor
 from schedulerlocal.ports import Hypervisor
 from schedulerprocess.collector import calm_collector
 from schedulerprocess.lifetime import ended, stop_on_signals, stopped_before
+from schedulerprocess.logs import log_to_stderr
 from schedulerweb.server import urls
 
 _log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def run_service(
     host: Host, settings: ServiceSettings, real: RealHypervisor | None, files: ServiceFiles
 ) -> None:
     """Serve until a signal, simulated unless *real*; raises VmStackError if that cannot begin."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level="INFO")
+    log_to_stderr()
     asyncio.run(_serve(host, settings, real, files))
 
 

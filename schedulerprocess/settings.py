@@ -35,6 +35,11 @@ def read_environment(dotenv_file: Path = Path(".env")) -> dict[str, str]:
     return {name: value.strip() for name, value in merged.items() if value and value.strip()}
 
 
+def journal_stream() -> str:
+    """What systemd says its journal is, ``DEVICE:INODE``: ``JOURNAL_STREAM`` in systemd.exec(5)."""
+    return os.environ.get("JOURNAL_STREAM", "")
+
+
 def read_setting(env: Mapping[str, str], name: str, parse: Callable[[str], T], default: D) -> T | D:
     """What *parse* makes of the setting *name*, *default* where it is not set."""
     text = env.get(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from time import monotonic
 
@@ -59,3 +60,24 @@ def test_a_machine_without_a_name_gets_one(
     for file, text in files.items():
         (tmp_path / "etc" / file).write_text(text)
     assert machine_name(tmp_path, told) == name
+
+
+OWN_STDERR = "JOURNAL_STREAM=$(stat -Lc %d:%i /proc/self/fd/2)"
+"""What systemd tells a service whose stderr is its journal."""
+
+
+@pytest.mark.parametrize(
+    ("told", "timed"),
+    [(OWN_STDERR, False), ("JOURNAL_STREAM=8:12345", True), ("unset JOURNAL_STREAM", True)],
+    ids=["to the journal", "to another file", "anywhere else"],
+)
+def test_a_journal_notes_the_time_by_itself(tmp_path: Path, told: str, timed: bool) -> None:
+    by = ("sh", "-c", f'export {told}; exec "$@"' if "=" in told else f'{told}; exec "$@"', "sh")
+    with local_service(tmp_path, by=by) as service:
+        assert service.ask("GET", "/remove?name=nobody").status == 404
+        assert service.stop() == 0
+        logged = [line for line in service.heard().splitlines() if " INFO " in f" {line}"]
+    assert logged
+    time = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} " if timed else ""
+    for line in logged:
+        assert re.match(f"{time}INFO ", line), line
