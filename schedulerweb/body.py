@@ -28,12 +28,7 @@ async def read_document(request: web.Request) -> dict[str, Any]:
     if not body:
         return {}
     try:
-        document = json.loads(
-            body.decode("utf-8"),
-            parse_float=Decimal,
-            parse_constant=_no_number,
-            object_pairs_hook=_each_once,
-        )
+        document = _decode(body.decode("utf-8"))
     except UnicodeDecodeError:
         raise BadRequest("the body is not UTF-8; encode it so") from None
     except json.JSONDecodeError as problem:
@@ -88,3 +83,8 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise BadRequest(f"field {twice[:40]!a} is given twice; give it once")
     return document
+
+
+_decode = json.JSONDecoder(
+    parse_float=Decimal, parse_constant=_no_number, object_pairs_hook=_each_once
+).decode
