@@ -140,14 +140,17 @@ class HostAgent:
         return next(self._ids)
 
     async def deploy(self, spec: VmSpec) -> Deployment:
-        """Place *spec*, or find it placed already."""
+        """Place *spec*, or find it placed already.
+
+        A request whose VM was removed makes no other, however late it arrives again.
+        """
         while (flight := self._flights.get(spec.name)) is not None:
             if not same_request(flight.spec, spec):
                 raise NameTaken(spec.name)
             answer = await asyncio.shield(flight.answer)
             if isinstance(answer, Deployment):
                 return replace(answer, created=False)
-            # that its request was cancelled says nothing about ours
+            # that its request is done no more says nothing about ours
             if not isinstance(answer, RequestCancelled) or self._cancelled(spec):
                 raise answer
         self.check_open()
@@ -157,6 +160,10 @@ class HostAgent:
             if vm.foreign or not same_request(vm.spec, spec):
                 raise NameTaken(spec.name)
             return Deployment(vm, created=False)
+        if self._removed(spec.request_id):
+            # this was kept back on its way, and nobody wants its VM any more
+            became = "was carried out and its VM has been removed since"
+            raise RequestCancelled(spec.request_id, became)
         if not spec.request_id:
             spec = replace(spec, request_id=self.fresh_request_id())
         flight = _Flight(spec, asyncio.get_running_loop().create_future())
@@ -318,8 +325,8 @@ class HostAgent:
     def _cancelled(self, spec: VmSpec) -> bool:
         return bool(spec.request_id) and self._keeper.journal.cancelled(spec.request_id)
 
-    def _removed(self, attempt: str) -> bool:
-        return bool(attempt) and self._keeper.journal.outcome(attempt) == "removed"
+    def _removed(self, request_id: str) -> bool:
+        return bool(request_id) and self._keeper.journal.outcome(request_id) == "removed"
 
     def _refuse_cancelled(self, spec: VmSpec) -> None:
         if self._cancelled(spec):

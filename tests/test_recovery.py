@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from schedulercommon.errors import HypervisorError, StoreUnavailable
+from schedulercommon.errors import HypervisorError, RequestCancelled, StoreUnavailable
 from schedulercommon.model import VmState
 from schedulerlocal.adapters.journal import FileJournal
 from schedulerlocal.adapters.simulated import SimulatedHypervisor
@@ -76,6 +76,21 @@ async def test_a_refused_remove_stays_refused_though_the_disk_was_full(tmp_path:
         domains = await made.hypervisor.domains()
     async with restarted(tmp_path, domains) as made:
         assert sorted(made.agent.states) == ["a", "b"]
+
+
+async def test_a_remove_finished_at_the_start_is_not_undone_by_a_late_deploy(
+    tmp_path: Path,
+) -> None:
+    async with rig(tmp_path) as made:
+        await made.agent.deploy(spec("a", request_id="id-1"))
+        domains = await made.hypervisor.domains()
+        made.journal.begin("remove", spec("a", request_id="id-1"))
+    async with restarted(tmp_path, domains) as made:
+        assert made.agent.states == {}
+        with pytest.raises(RequestCancelled, match=r"'id-1' .* removed since; .* new id"):
+            await made.agent.deploy(spec("a", request_id="id-1"))
+        assert made.hypervisor.prepared == set()
+        assert (await made.agent.deploy(spec("a", request_id="id-2"))).created
 
 
 async def test_a_remove_that_cannot_be_finished_does_not_keep_the_service_from_starting(

@@ -54,7 +54,10 @@ _DRY_RUN = Parameter(
 )
 
 _CHANGE = ("forbidden", "not-ready", "not-leader", "store-unavailable", "host-unreachable")
-_PLACING = (*_CHANGE, "name-taken", "no-capacity", "wrong-state", "hypervisor-failed")
+_PLACING = (
+    *_CHANGE,
+    *("name-taken", "no-capacity", "wrong-state", "request-cancelled", "hypervisor-failed"),
+)
 _OF_A_VM = (*_CHANGE, "unknown-vm", "wrong-state", "hypervisor-failed", "too-large")
 _OF_A_HOST = (*_CHANGE, "unknown-host", "wrong-state", "too-large")
 _SUMMARIES = {
