@@ -18,10 +18,12 @@ from schedulercommon.errors import (
     HypervisorError,
     NameTaken,
     NoCapacity,
+    NotLeader,
     NotReady,
     Overloaded,
     RefusedError,
     RequestCancelled,
+    StoreUnavailable,
     UnknownVm,
     WrongState,
 )
@@ -316,6 +318,30 @@ class HostAgent:
             await self._keeper.apply(plan, spec, "adopt", ended="deployed", failed="undone")
             self.events.record("adopted", vm=name, level=format_level(level))
             return self.state.vm(name)
+
+    def hear(self, epoch: int) -> None:
+        """Remember that a global scheduler leads under *epoch*: none of a former one is obeyed."""
+        try:
+            self._keeper.journal.hear(epoch)
+        except StoreUnavailable as problem:
+            _log.warning("a restart would forget who leads, for now: %s", problem)
+
+    async def obey(self, epoch: int) -> None:
+        """Return once what the global scheduler of *epoch* asks for may be done.
+
+        Raises NotLeader if a newer one was heard of, in an earlier run perhaps, and
+        StoreUnavailable if that this one was could be forgotten.
+        """
+        self.check_open()  # what earlier runs heard is known by then
+        journal = self._keeper.journal
+        journal.hear(epoch)
+        if epoch == journal.epoch:
+            await journal.keep_epoch()
+        if epoch < journal.epoch:
+            raise NotLeader(
+                f"a newer global scheduler leads (epoch {journal.epoch}, this request is of"
+                f" {epoch}); ask that one"
+            )
 
     def check_open(self) -> None:
         """Raise NotReady before the state is known, and once the end has begun."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,19 +20,7 @@ from schedulerlocal.agent import Resized
 from schedulerlocal.core.adoption import FoundVm
 from schedulerlocal.core.lifecycle import Verb
 from schedulerlocal.ports import Domain
-from tests.agentrig import ONE, Rig, rig, spec
-
-
-@contextmanager
-def full_disk(directory: Path) -> Iterator[None]:
-    """No file grows beyond the journal's present size."""
-    size = (directory / "journal.jsonl").stat().st_size
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+from tests.agentrig import ONE, Rig, full_disk, rig, spec
 
 
 @asynccontextmanager
