@@ -115,10 +115,12 @@ class NoCapacity(RefusedError):
 
 
 class RequestCancelled(RefusedError):
+    """What is asked under that id is not done any more."""
+
     code = "request-cancelled"
 
-    def __init__(self, request_id: str) -> None:
-        super().__init__(f"request {request_id!r} has been cancelled; send it again under a new id")
+    def __init__(self, request_id: str, became: str = "has been cancelled") -> None:
+        super().__init__(f"request {request_id!r} {became}; send it again under a new id")
         self.request_id = request_id
 
 

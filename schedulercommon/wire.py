@@ -150,7 +150,9 @@ class _Request(BaseModel):
 
 
 class DeployRequest(_Request):
-    """A VM to place."""
+    """A VM to place. Once the VM that was made under a request_id is removed, that id is refused
+    (request-cancelled), so that a request which arrives again makes no other: take a new one, or
+    none."""
 
     name: Name
     vcpus: Vcpus

@@ -18,10 +18,12 @@ from schedulercommon.errors import (
     HypervisorError,
     NameTaken,
     NoCapacity,
+    NotLeader,
     NotReady,
     Overloaded,
     RefusedError,
     RequestCancelled,
+    StoreUnavailable,
     UnknownVm,
     WrongState,
 )
@@ -140,14 +142,17 @@ class HostAgent:
         return next(self._ids)
 
     async def deploy(self, spec: VmSpec) -> Deployment:
-        """Place *spec*, or find it placed already."""
+        """Place *spec*, or find it placed already.
+
+        A request whose VM was removed makes no other, however late it arrives again.
+        """
         while (flight := self._flights.get(spec.name)) is not None:
             if not same_request(flight.spec, spec):
                 raise NameTaken(spec.name)
             answer = await asyncio.shield(flight.answer)
             if isinstance(answer, Deployment):
                 return replace(answer, created=False)
-            # that its request was cancelled says nothing about ours
+            # that its request is done no more says nothing about ours
             if not isinstance(answer, RequestCancelled) or self._cancelled(spec):
                 raise answer
         self.check_open()
@@ -157,6 +162,10 @@ class HostAgent:
             if vm.foreign or not same_request(vm.spec, spec):
                 raise NameTaken(spec.name)
             return Deployment(vm, created=False)
+        if self._removed(spec.request_id):
+            # this was kept back on its way, and nobody wants its VM any more
+            became = "was carried out and its VM has been removed since"
+            raise RequestCancelled(spec.request_id, became)
         if not spec.request_id:
             spec = replace(spec, request_id=self.fresh_request_id())
         flight = _Flight(spec, asyncio.get_running_loop().create_future())
@@ -310,6 +319,30 @@ class HostAgent:
             self.events.record("adopted", vm=name, level=format_level(level))
             return self.state.vm(name)
 
+    def hear(self, epoch: int) -> None:
+        """Remember that a global scheduler leads under *epoch*: none of a former one is obeyed."""
+        try:
+            self._keeper.journal.hear(epoch)
+        except StoreUnavailable as problem:
+            _log.warning("a restart would forget who leads, for now: %s", problem)
+
+    async def obey(self, epoch: int) -> None:
+        """Return once what the global scheduler of *epoch* asks for may be done.
+
+        Raises NotLeader if a newer one was heard of, in an earlier run perhaps, and
+        StoreUnavailable if that this one was could be forgotten.
+        """
+        self.check_open()  # what earlier runs heard is known by then
+        journal = self._keeper.journal
+        journal.hear(epoch)
+        if epoch == journal.epoch:
+            await journal.keep_epoch()
+        if epoch < journal.epoch:
+            raise NotLeader(
+                f"a newer global scheduler leads (epoch {journal.epoch}, this request is of"
+                f" {epoch}); ask that one"
+            )
+
     def check_open(self) -> None:
         """Raise NotReady before the state is known, and once the end has begun."""
         if not self.ready:
@@ -318,8 +351,8 @@ class HostAgent:
     def _cancelled(self, spec: VmSpec) -> bool:
         return bool(spec.request_id) and self._keeper.journal.cancelled(spec.request_id)
 
-    def _removed(self, attempt: str) -> bool:
-        return bool(attempt) and self._keeper.journal.outcome(attempt) == "removed"
+    def _removed(self, request_id: str) -> bool:
+        return bool(request_id) and self._keeper.journal.outcome(request_id) == "removed"
 
     def _refuse_cancelled(self, spec: VmSpec) -> None:
         if self._cancelled(spec):

@@ -151,6 +151,16 @@ class Journal(Protocol):
     async def cancel(self, request_id: str) -> None:
         """Remember for good that *request_id* is refused; returns once that is on disk."""
 
+    @property
+    def epoch(self) -> int:
+        """The highest that was told; 0 if none was."""
+
+    def hear(self, epoch: int) -> None:
+        """Note that a global scheduler leads under *epoch*, or did."""
+
+    async def keep_epoch(self) -> None:
+        """Return once the highest epoch that was told is on disk."""
+
     def outcome(self, request_id: str) -> str | None:
         """What became of a request: an outcome of :meth:`end`, or None if it is not known."""
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Protocol
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
@@ -17,7 +19,6 @@ from aiohttp.typedefs import Middleware
 from schedulercommon.errors import (
     ConfigError,
     Forbidden,
-    NotLeader,
     NotReady,
     Overloaded,
     RefusedError,
@@ -45,11 +46,23 @@ _LONGEST_EPOCH = 18  # digits
 _LONGEST_TOKEN_FILE = 64 * 1024
 
 
+class Leaders(Protocol):
+    """Who remembers which global scheduler leads, by its epoch."""
+
+    def hear(self, epoch: int) -> None:
+        """One that leads, or did, has that *epoch*."""
+
+    async def obey(self, epoch: int) -> None:
+        """Return once a change may be made that the one of *epoch* asks for; a RefusedError if it
+        may not."""
+
+
 class Guard:
     """What is asked of every request before its handler sees it.
 
     ``changing`` are the handlers that change something on GET, ``open_to_all`` those that need
-    no token, ``host_name`` who answers here, where that matters.
+    no token, ``host_name`` who answers here and ``leaders`` whose orders are taken, where that
+    matters.
     """
 
     def __init__(
@@ -60,6 +73,7 @@ class Guard:
         changing: frozenset[Handler] = frozenset(),
         open_to_all: frozenset[Handler] = frozenset(),
         host_name: str = "",
+        leaders: Leaders | None = None,
         most_changes: int = MOST_CHANGES,
     ) -> None:
         self.tokens = tokens
@@ -69,7 +83,7 @@ class Guard:
         self._host_name = host_name
         self._most_changes = most_changes
         self._changes = 0
-        self._epoch = 0
+        self._leaders = leaders
 
     def middleware(self) -> Middleware:
         @web.middleware
@@ -80,11 +94,11 @@ class Guard:
                 if self.tokens and routed not in self._open_to_all:
                     self._check_token(request)
                 self._check_host(request)
-                epoch = self._told_epoch(request)
                 if request.method in _READING and routed not in self._changing:
+                    if routed not in self._open_to_all:
+                        self._hear(request)
                     return await handler(request)
                 self._check_site(request)
-                self._check_epoch(epoch)
                 return await self._counted(request, handler)
             except RefusedError as refusal:
                 return refused(refusal)
@@ -96,6 +110,9 @@ class Guard:
             raise Overloaded(f"{self._changes} changes are under way; try again in a moment")
         self._changes += 1
         try:
+            epoch = _told_epoch(request)
+            if epoch is not None and self._leaders is not None:
+                await self._leaders.obey(epoch)
             return await handler(request)
         finally:
             self._changes -= 1
@@ -122,22 +139,14 @@ class Guard:
                 " look at the list of hosts again"
             )
 
-    def _told_epoch(self, request: web.Request) -> int | None:
-        """Of the global scheduler that asks, if it says; the newest is remembered."""
-        text = request.headers.get(EPOCH, "")
-        if not (text.isascii() and text.isdigit() and len(text) <= _LONGEST_EPOCH):
-            return None
-        epoch = int(text)
-        self._epoch = max(epoch, self._epoch)
-        return epoch
-
-    def _check_epoch(self, epoch: int | None) -> None:
-        """Refuse what a global scheduler asks for that leads no longer, as one that slept may."""
-        if epoch is not None and epoch < self._epoch:
-            raise NotLeader(
-                f"a newer global scheduler leads (epoch {self._epoch}, this request is of"
-                f" {epoch}); ask that one"
-            )
+    def _hear(self, request: web.Request) -> None:
+        """Learn who leads from one that only looks."""
+        epoch = _told_epoch(request)
+        if epoch is not None and self._leaders is not None:
+            # who may change nothing may not keep the one that leads from it either
+            with suppress(Forbidden):
+                self._check_site(request)
+                self._leaders.hear(epoch)
 
     def _check_site(self, request: web.Request) -> None:
         """Refuse what a page of another site made a browser send."""
@@ -154,6 +163,14 @@ class Guard:
                 "changes are taken under an IP address or localhost only, as long as no token"
                 " is set; use 127.0.0.1"
             )
+
+
+def _told_epoch(request: web.Request) -> int | None:
+    """Of the global scheduler that asks, if it says."""
+    text = request.headers.get(EPOCH, "")
+    if not (text.isascii() and text.isdigit() and len(text) <= _LONGEST_EPOCH):
+        return None
+    return int(text)
 
 
 @lru_cache(maxsize=256)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import resource
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -78,3 +79,15 @@ async def rig(
         yield made
     finally:
         await made.agent.close()
+
+
+@contextmanager
+def full_disk(directory: Path) -> Iterator[None]:
+    """No file grows beyond the journal's present size."""
+    size = (directory / "journal.jsonl").stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -181,9 +181,10 @@ def _after_deploy(name: Name, told: Told) -> Iterator[Name]:
         outcomes=name.ended(request.request_id, "deployed"),
     )
     free, cancelled = name.size is None, request.request_id in name.cancelled
+    removed = dict(name.outcomes).get(request.request_id) == "removed"
     match told.answer:
         case "created":
-            if free and not cancelled:
+            if free and not (cancelled or removed):
                 yield new
         case "same":
             if name.size == request.size:
@@ -195,7 +196,7 @@ def _after_deploy(name: Name, told: Told) -> Iterator[Name]:
             if not free and name.size != request.size:
                 yield name
         case "request-cancelled":
-            if cancelled:
+            if cancelled or (free and removed):
                 yield name
         case "no-capacity" if free:
             yield name

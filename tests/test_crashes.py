@@ -165,6 +165,20 @@ def test_a_cancelled_request_is_refused_for_good(tmp_path: Path, restart: bool) 
         assert service.get("/listvm") == []
 
 
+def test_a_request_whose_vm_was_removed_makes_no_other(tmp_path: Path) -> None:
+    request = body("new", 1, "2", request_id="request-1")
+    with local_service(tmp_path, settings=settings(tmp_path)) as service:
+        assert service.ask("POST", "/v1/vms", request).status == 201
+        assert service.ask("DELETE", "/v1/vms/new").status == 200
+        assert service.stop(9) == -9
+    for _ in range(2):
+        with local_service(tmp_path, settings=settings(tmp_path)) as service:
+            refused = service.ask("POST", "/v1/vms", request)
+            assert (refused.status, refused.json["code"]) == (409, "request-cancelled")
+            assert service.get("/listvm") == []
+            assert service.stop(9) == -9
+
+
 @pytest.mark.parametrize("restart", [False, True], ids=["same process", "restarted"])
 def test_cancelling_a_finished_deploy_reports_it(tmp_path: Path, restart: bool) -> None:
     request = body("new", 1, "2", request_id="request-1")

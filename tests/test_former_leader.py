@@ -23,7 +23,7 @@ from tests.clusterrig import (
 )
 from tests.fakehost import FakeHost, Held, fake_hosts
 from tests.postgres import Postgres
-from tests.webrig import PLAIN, running
+from tests.webrig import running
 
 
 class Late:
@@ -155,26 +155,3 @@ async def test_a_removal_on_its_way_from_a_former_leader_takes_no_new_vm_away(
         assert (await remove).status == 202  # the removal it was asked for is accepted, and done
         assert (await host.get("/listvm")).json == ["one"]
         assert (await other.vm("one"))["vcpus"] == 1
-
-
-async def test_hosts_obey_no_former_leader(tmp_path: Path) -> None:
-    async with running(tmp_path) as host:
-
-        async def asks(epoch: str, method: str = "POST") -> tuple[int, str]:
-            document = None if method == "GET" else {**PLAIN, "vcpus": 1}
-            target = "/v1/host" if method == "GET" else "/v1/vms"
-            answer = await host.ask(method, target, document, {"VMStack-Epoch": epoch})
-            return answer.status, answer.json.get("code", "")
-
-        assert await asks("5") == (201, "")
-        assert await asks("5") == (200, "")
-        assert await asks("4") == (503, "not-leader")
-        # who only looks says it too, and is told whatever it asks
-        assert await asks("7", "GET") == (200, "")
-        assert await asks("6", "GET") == (200, "")
-        assert await asks("6") == (503, "not-leader")
-        for nonsense in ("", "-1", "9" * 30, "0x9", "٩"):
-            assert await asks(nonsense) == (200, "")
-        assert await asks("7") == (200, "")
-        # who knows of no epochs asks for itself
-        assert (await host.ask("DELETE", f"/v1/vms/{PLAIN['name']}")).status == 200

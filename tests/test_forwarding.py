@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from tests.clusterrig import BRIEF, Member, member, members, until
+from tests.clusterrig import BRIEF, SETTINGS, Member, cluster, member, members, until
 from tests.fakehost import FakeHost, Held, dies, fake_hosts
 from tests.pgproxy import wire
 from tests.postgres import Postgres
@@ -112,13 +114,21 @@ async def test_who_leads_is_told(postgres: Postgres) -> None:
         told = await leader.document("/v1/leader")
         epoch = told.pop("epoch")
         assert epoch > 0
-        assert told == {"leading": True, "shared": True, "url": leader.url}
-        about = {"leading": False, "shared": True, "url": leader.url, "epoch": epoch}
+        told_by_both = {"cluster": "test", "shared": True, "url": leader.url}
+        assert told == {**told_by_both, "leading": True}
+        about = {**told_by_both, "leading": False, "epoch": epoch}
         assert await other.document("/v1/leader") == about
         assert (await leader.get("/v1/leader?self=1")).status == 200
         assert (await other.get("/v1/leader?self=1")).refusal == (503, "not-leader")
         assert (await other.get("/v1/leader?self=yes")).refusal == (400, "bad-request")
         assert (await other.get("/readyz")).status == 200
+
+
+@pytest.mark.parametrize("name", ["", "rack1"], ids=["no name", "named"])
+async def test_one_that_leads_alone_names_its_cluster(tmp_path: Path, name: str) -> None:
+    async with cluster(tmp_path, settings=replace(SETTINGS, cluster=name)) as web:
+        told = await web.document("/v1/leader")
+        assert told == {"cluster": name, "leading": True, "shared": False, "url": "", "epoch": 0}
 
 
 async def test_a_request_in_a_proxys_form_is_passed_on_like_any(postgres: Postgres) -> None:

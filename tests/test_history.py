@@ -18,6 +18,7 @@ DEPLOY, REMOVE = Request("deploy", "a", SMALL, request_id="a-0"), Request("remov
 CANCEL, SUSPEND = Request("cancel", "a", request_id="a-0"), Request("suspend", "a")
 SEEN, RESIZE = Request("seen", "a"), Request("resize", "a", vcpus=2)
 DIFFERENT = Request("deploy", "a", OTHER)
+ANEW = Request("deploy", "a", SMALL, request_id="a-1")
 IMPOSSIBLE = {
     "created twice": [(DEPLOY, "created", 0, 9), (DEPLOY, "created", 1, 8)],
     "there before": [(DEPLOY, "same", 0, 1), (DEPLOY, "created", 2, 3)],
@@ -37,6 +38,15 @@ IMPOSSIBLE = {
         (CANCEL, "cancelled", 2, 3),
     ],
     "created though cancelled": [(CANCEL, "cancelled", 0, 1), (DEPLOY, "created", 2, 3)],
+    "created though removed": [
+        (DEPLOY, "created", 0, 1),
+        (REMOVE, "done", 2, 3),
+        (DEPLOY, "created", 4, 5),
+    ],
+    "refused as removed though there": [
+        (DEPLOY, "created", 0, 1),
+        (DEPLOY, "request-cancelled", 2, 3),
+    ],
     "cancelled though there": [(DEPLOY, "created", 0, 1), (CANCEL, "cancelled", 2, 3)],
     "suspended while suspended": [
         (DEPLOY, "created", 0, 1),
@@ -70,7 +80,12 @@ POSSIBLE = {
     "removed between": [
         (DEPLOY, "created", 0, 9),
         (REMOVE, "done", 1, 8),
-        (DEPLOY, "created", 2, 7),
+        (ANEW, "created", 2, 7),
+    ],
+    "removed before it came again": [
+        (DEPLOY, "created", 0, 9),
+        (REMOVE, "done", 1, 8),
+        (DEPLOY, "request-cancelled", 2, 7),
     ],
     "name of one under way": [(DEPLOY, "hypervisor-failed", 0, 9), (DIFFERENT, "name-taken", 1, 2)],
     "one order of two": [

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from schedulercommon.errors import HypervisorError, StoreUnavailable
+from schedulercommon.errors import HypervisorError, RequestCancelled, StoreUnavailable
 from schedulercommon.model import VmState
 from schedulerlocal.adapters.journal import FileJournal
 from schedulerlocal.adapters.simulated import SimulatedHypervisor
@@ -20,19 +20,7 @@ from schedulerlocal.agent import Resized
 from schedulerlocal.core.adoption import FoundVm
 from schedulerlocal.core.lifecycle import Verb
 from schedulerlocal.ports import Domain
-from tests.agentrig import ONE, Rig, rig, spec
-
-
-@contextmanager
-def full_disk(directory: Path) -> Iterator[None]:
-    """No file grows beyond the journal's present size."""
-    size = (directory / "journal.jsonl").stat().st_size
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+from tests.agentrig import ONE, Rig, full_disk, rig, spec
 
 
 @asynccontextmanager
@@ -76,6 +64,21 @@ async def test_a_refused_remove_stays_refused_though_the_disk_was_full(tmp_path:
         domains = await made.hypervisor.domains()
     async with restarted(tmp_path, domains) as made:
         assert sorted(made.agent.states) == ["a", "b"]
+
+
+async def test_a_remove_finished_at_the_start_is_not_undone_by_a_late_deploy(
+    tmp_path: Path,
+) -> None:
+    async with rig(tmp_path) as made:
+        await made.agent.deploy(spec("a", request_id="id-1"))
+        domains = await made.hypervisor.domains()
+        made.journal.begin("remove", spec("a", request_id="id-1"))
+    async with restarted(tmp_path, domains) as made:
+        assert made.agent.states == {}
+        with pytest.raises(RequestCancelled, match=r"'id-1' .* removed since; .* new id"):
+            await made.agent.deploy(spec("a", request_id="id-1"))
+        assert made.hypervisor.prepared == set()
+        assert (await made.agent.deploy(spec("a", request_id="id-2"))).created
 
 
 async def test_a_remove_that_cannot_be_finished_does_not_keep_the_service_from_starting(

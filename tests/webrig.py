@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -148,13 +149,16 @@ async def running(
     address: str = "127.0.0.1",
     port: int = 0,
     name: str = "here",
+    sync: Callable[[int], None] = os.fsync,
 ) -> AsyncIterator[Web]:
-    """The service on a free port, its state known unless it is not to be *ready*."""
+    """The service on a free port, its state known unless it is not to be *ready*. *sync* forces
+    its journal to the disk."""
     host = Host(TOPOLOGY, Rules())
     hypervisor = SimulatedHypervisor(
         host, faults=parse_faults(faults), now_s=lambda: 0.0, sleep=asyncio.sleep
     )
-    keeper = HostKeeper(host, hypervisor, FileJournal(directory), now_s=lambda: 1000.0)
+    journal = FileJournal(directory, sync=sync)
+    keeper = HostKeeper(host, hypervisor, journal, now_s=lambda: 1000.0)
     agent = HostAgent(name, keeper)
     settings = ServiceSettings(name=name, address=address, port=port, token_file=token_file)
     runner = await serve(create_app(agent, settings), settings.address, settings.port)

@@ -42,7 +42,7 @@ def create_app(
         if is_own(url, settings.address, settings.port):
             raise ValueError(f"{url} is this global scheduler itself; name a local one")
 
-    published = PublishedRoutes(scheduler)
+    published = PublishedRoutes(scheduler, settings.cluster)
     changing: frozenset[Handler] = frozenset((published.deploy, published.remove))
     guard = Guard(
         tokens=read_tokens(settings.token_file),

@@ -30,8 +30,9 @@ _SELF = Parameter(
 )
 _LEADER = {
     "type": "object",
-    "required": ["leading", "shared", "url", "epoch"],
+    "required": ["cluster", "leading", "shared", "url", "epoch"],
     "properties": {
+        "cluster": {"type": "string", "description": "its SCG_CLUSTER; empty if it has no name"},
         "leading": {"type": "boolean", "description": "whether it is this one"},
         "shared": {"type": "boolean", "description": "whether it could be another"},
         "url": {"type": "string", "description": "of who leads or led last, if it is shared"},
@@ -53,7 +54,10 @@ _DRY_RUN = Parameter(
 )
 
 _CHANGE = ("forbidden", "not-ready", "not-leader", "store-unavailable", "host-unreachable")
-_PLACING = (*_CHANGE, "name-taken", "no-capacity", "wrong-state", "hypervisor-failed")
+_PLACING = (
+    *_CHANGE,
+    *("name-taken", "no-capacity", "wrong-state", "request-cancelled", "hypervisor-failed"),
+)
 _OF_A_VM = (*_CHANGE, "unknown-vm", "wrong-state", "hypervisor-failed", "too-large")
 _OF_A_HOST = (*_CHANGE, "unknown-host", "wrong-state", "too-large")
 _SUMMARIES = {
@@ -92,7 +96,7 @@ def _published() -> list[Operation]:
             method="get",
             path="/v1/leader",
             name="leader",
-            summary="Which global scheduler leads the cluster",
+            summary="Which global scheduler leads, and which cluster",
             answer=_LEADER,
             parameters=(_SELF,),
             codes=("not-leader", "store-unavailable"),

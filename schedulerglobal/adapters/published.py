@@ -22,7 +22,7 @@ _LINKS = {
     "/v1/vms": "the VMs in full",
     "/v1/hosts": "the hosts in full",
     "/v1/capacity?cpu=&mem=&oc=": "how many more such VMs fit",
-    "/v1/leader": "which global scheduler leads",
+    "/v1/leader": "which global scheduler leads, and which cluster",
     "/v1/events": "what happens, as it happens",
     "/metrics": "counts and gauges for Prometheus",
     "/healthz": "whether this service lives",
@@ -33,8 +33,9 @@ _LINKS = {
 class PublishedRoutes:
     """Handlers of the published routes; parameters come in the query, changes go by GET."""
 
-    def __init__(self, scheduler: ClusterScheduler) -> None:
+    def __init__(self, scheduler: ClusterScheduler, cluster: str) -> None:
         self._scheduler = scheduler
+        self._cluster = cluster
 
     def add_to(self, app: web.Application) -> None:
         app.router.add_get("/", self.first_page)
@@ -80,6 +81,7 @@ class PublishedRoutes:
         if given == "1":
             office.check()
         document = {
+            "cluster": self._cluster,
             "leading": office.held,
             "shared": office.shared,
             "url": office.leader.url,

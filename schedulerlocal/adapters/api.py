@@ -36,6 +36,7 @@ def create_app(
         changing=frozenset((published.deploy, published.remove)),
         open_to_all=frozenset((published.healthz, published.readyz)),
         host_name=agent.name,
+        leaders=agent,
     )
     app = web.Application(middlewares=[guard.middleware()], client_max_size=LARGEST_BODY)
     app[AGENT] = agent

@@ -1,8 +1,9 @@
 """The journal: one JSON record a line, appended before and after every change.
 
 A record reaches the kernel before its change goes on, so a killed process loses none; only
-cancelled requests, which nothing else remembers, are forced to the disk. What was cut off at the
-end by a crash is ignored. The file is rewritten as one snapshot when it has grown long.
+cancelled requests and the epoch of who leads, which nothing else remembers, are forced to the disk.
+What was cut off at the end by a crash is ignored. The file is rewritten as one snapshot when it has
+grown long.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -37,25 +38,33 @@ _log = logging.getLogger(__name__)
 class FileJournal:
     """A journal in *directory*, which one local scheduler at a time may use.
 
-    Raises ConfigError if the directory cannot be used or is in use.
+    *sync* forces a file to the disk. Raises ConfigError if the directory cannot be used or is in
+    use.
     """
 
-    def __init__(self, directory: Path, boot_id: str = "") -> None:
+    def __init__(
+        self, directory: Path, boot_id: str = "", sync: Callable[[int], None] = os.fsync
+    ) -> None:
         self._path = directory / "journal.jsonl"
         self._boot_id = boot_id
+        self._sync = sync
         self._owned: dict[Level, Cpus] = {}
         self._generation = 0
         self._last_boot = ""
         self._begun: dict[str, tuple[str, VmSpec]] = {}
         self._outcomes: OrderedDict[str, str] = OrderedDict()
         self._cancelled: OrderedDict[str, None] = OrderedDict()
+        self._epoch = self._kept_epoch = 0
+        """The highest that was told, and the highest that is on disk for sure."""
+        self._keeping = asyncio.Lock()
+        """Held by who waits for the disk, so that many wait for it once."""
         self._bytes = 0
         """Of the file, about."""
         self._torn = False
         self._behind = False
         """Whether something is known that could not be appended; a snapshot makes up for it."""
         self._file: FileIO | None = None
-        """Open once the journal was read."""
+        """Open once the journal was read, until it is closed."""
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self._lock = (directory / "lock").open("w")
@@ -136,12 +145,31 @@ class FileJournal:
 
     async def cancel(self, request_id: str) -> None:
         self._append(f'{{"cancel":{_quoted(request_id)}}}')
-        if self._file is not None:
-            try:
-                await asyncio.to_thread(os.fsync, self._file.fileno())
-            except OSError as problem:
-                raise self._unwritable(problem) from problem
+        await self._synced()
         _remember(self._cancelled, request_id, None, _KEPT_CANCELLED)
+
+    @property
+    def epoch(self) -> int:
+        return self._epoch
+
+    def hear(self, epoch: int) -> None:
+        if epoch > self._epoch:
+            self._epoch = epoch
+            if self._file is not None:
+                self._append_known(f'{{"epoch":{epoch}}}')
+
+    async def keep_epoch(self) -> None:
+        if self._kept_epoch == self._epoch:
+            return
+        async with self._keeping:
+            epoch = self._epoch
+            if self._kept_epoch == epoch:
+                return
+            if self._behind:
+                self._rewrite()
+            else:
+                await self._synced()
+            self._kept_epoch = max(epoch, self._kept_epoch)
 
     def outcome(self, request_id: str) -> str | None:
         return self._outcomes.get(request_id)
@@ -152,6 +180,7 @@ class FileJournal:
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
+            self._file = None
         self._lock.close()
 
     def _append(self, record: str) -> None:
@@ -185,6 +214,24 @@ class FileJournal:
             self._behind = True
             raise
 
+    async def _synced(self) -> None:
+        """Return once all that was appended is on disk; raises StoreUnavailable."""
+        assert self._file is not None, "a journal is read before it is written"
+        try:
+            # meanwhile the file may be rewritten, or closed, and its number be another's
+            own = os.dup(self._file.fileno())
+            await asyncio.to_thread(self._sync_and_close, own)
+        except OSError as problem:
+            # what failed once may be told as done the next time, and is not
+            self._behind = True
+            raise self._unwritable(problem) from problem
+
+    def _sync_and_close(self, file: int) -> None:
+        try:
+            self._sync(file)
+        finally:
+            os.close(file)
+
     def _unwritable(self, problem: OSError) -> StoreUnavailable:
         return StoreUnavailable(
             f"cannot write the journal {self._path}: {problem.strerror}; make room for it"
@@ -199,10 +246,11 @@ class FileJournal:
 
     def _take_in(self, record: dict[str, Any]) -> None:
         """What one line of the file says."""
-        generation = record.get("generation", 0)
-        if type(generation) is not int:
-            raise ValueError(generation)
+        generation, epoch = record.get("generation", 0), record.get("epoch", 0)
+        if type(generation) is not int or type(epoch) is not int:
+            raise ValueError(generation, epoch)
         self._generation = max(self._generation, generation)
+        self._epoch = max(self._epoch, epoch)
         owned = record.get("owned", {})
         self._own({parse_level(level): tuple(cpus) for level, cpus in owned.items()})
         if "begin" in record:
@@ -230,6 +278,7 @@ class FileJournal:
             "snapshot": True,
             "boot_id": self._last_boot,
             "generation": self._generation,
+            "epoch": self._epoch,
             "owned": {format_level(level): cpus for level, cpus in self._owned.items()},
             "outcomes": self._outcomes,
             "cancelled": list(self._cancelled),
@@ -245,7 +294,7 @@ class FileJournal:
         try:
             if file.write(line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(file.fileno())
+            self._sync(file.fileno())
             fresh.replace(self._path)
         except OSError as problem:
             file.close()
@@ -255,6 +304,7 @@ class FileJournal:
         self._file, self._torn, self._behind = file, False, False
         self._bytes = len(line)
         self._sync_directory()
+        self._kept_epoch = self._epoch
 
     def _sync_directory(self) -> None:
         try:

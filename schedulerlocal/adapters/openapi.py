@@ -30,7 +30,7 @@ _KNOWN = Parameter(
     description="the ETag of the answer you have",
     required=False,
 )
-_CHANGE = ("forbidden", "not-ready", "hypervisor-failed")
+_CHANGE = ("forbidden", "not-ready", "not-leader", "store-unavailable", "hypervisor-failed")
 _PLACING = (*_CHANGE, "name-taken", "no-capacity", "request-cancelled")
 _OF_A_VM = (*_CHANGE, "unknown-vm", "wrong-state", "too-large")
 
