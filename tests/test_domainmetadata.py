@@ -70,7 +70,7 @@ def metadatas(draw: st.DrawFn) -> DomainMetadata:
         disk_path=draw(text.map("/".__add__)),
         base_path=draw(text.map("/".__add__)),
         base_size_bytes=draw(st.integers(0, 1 << 60)),
-        base_mtime_ns=draw(st.integers(0, 1 << 62)),
+        base_mtime_ns=draw(st.integers(-(1 << 62), 1 << 62)),
     )
 
 

@@ -130,13 +130,15 @@ async def test_a_removal_cut_short_after_the_vm_went_is_finished(rig: Rig) -> No
     assert (rig.files, rig.noted) == ([], [])
 
 
-@pytest.mark.parametrize("leave", ["note", "half", "whole"])
+@pytest.mark.parametrize("leave", ["note", "half", "half of an earlier version", "whole"])
 async def test_a_start_after_kill_9_at_any_point(rig: Rig, leave: str) -> None:
     disk = await rig.storage.prepare(rig.spec())
     if leave == "half":
         os.truncate(disk.path, 100)
     elif leave == "note":
         os.unlink(disk.path)
+    elif leave != "whole":
+        os.rename(disk.path, f"{disk.path}.partial")
     unused = await rig.started().sweep([])
     assert unused.deleted == (() if leave == "note" else (disk.path,))
     assert (rig.files, rig.noted) == ([], [])

@@ -110,7 +110,7 @@ async def test_a_qemu_img_that_hangs_is_ended(rig: Rig, tmp_path: Path) -> None:
     pids = started_pids(tmp_path)
     await until(lambda: not any(map(alive, pids)))
     assert (rig.files, rig.noted) == ([], [])
-    await rig.storage.prepare(rig.in_place("other"))  # the image is free again
+    await storage.prepare(rig.in_place("other"))  # nor is the image taken
 
 
 async def test_a_prepare_that_is_cancelled_leaves_nothing(rig: Rig, tmp_path: Path) -> None:

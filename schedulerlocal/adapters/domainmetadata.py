@@ -11,6 +11,8 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from math import inf
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -29,7 +31,6 @@ _TAG = "vm"
 _FORMAT = "1"
 _MAC = re.compile(r"[0-9a-f][02468ace](:[0-9a-f]{2}){5}", re.ASCII)
 _MOST_NODES = 1 << 10
-_MOST_KEPT = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,25 +102,14 @@ def read_metadata(domain: ET.Element) -> DomainMetadata | DamagedMetadata | None
     name = domain.findtext("name", "")
     if len(ours) > 1:
         return DamagedMetadata(name, "it is there more than once")
-    if ours[0].get("format", "") != _FORMAT:
+    return _understood(name, ours[0].get("format", ""), ours[0].text or "")
+
+
+@lru_cache(maxsize=1024)
+def _understood(name: str, written: str, text: str) -> DomainMetadata | DamagedMetadata:
+    """A running VM's is there twice, and is read again whenever the VM changes."""
+    if written != _FORMAT:
         return DamagedMetadata(name, "it was written by another version of VMStack")
-    text = ours[0].text or ""
-    return _kept.get((name, text)) or _keep(name, text, _understood(name, text))
-
-
-_Read = DomainMetadata | DamagedMetadata
-_kept: dict[tuple[str, str], _Read] = {}
-"""A running VM's is there twice, and is read again whenever the VM changes."""
-
-
-def _keep(name: str, text: str, read: _Read) -> _Read:
-    while len(_kept) >= _MOST_KEPT:
-        del _kept[next(iter(_kept))]
-    _kept[name, text] = read
-    return read
-
-
-def _understood(name: str, text: str) -> _Read:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
@@ -136,13 +126,6 @@ def _understood(name: str, text: str) -> _Read:
 def is_mac(text: str) -> bool:
     """Whether *text* is the MAC of one network card, in lower case."""
     return bool(_MAC.fullmatch(text))
-
-
-def first_document(metadata: DomainMetadata) -> str:
-    """What the element of a VM says that is about to be made, and need not be read once it is."""
-    document = metadata_document(metadata)
-    _keep(metadata.spec.name, document, metadata)
-    return document
 
 
 def metadata_document(metadata: DomainMetadata) -> str:
@@ -240,10 +223,14 @@ def _read_nodes(nodes: object) -> NodeMemory:
 
 
 def _checked(document: Mapping[str, Any], types: Mapping[str, type[Any]]) -> dict[str, Any]:
-    """The fields of *document* named in *types*, which are of these types and not negative."""
+    """The fields of *document* named in *types*, which are of these types and not too small."""
     fields = {name: document[name] for name in types if name in document}
     for name, value in fields.items():
         # a bool is an int too, and no number
-        if type(value) is not types[name] or (types[name] is int and value < 0):
+        if type(value) is not types[name] or (types[name] is int and value < _least(name)):
             raise ValueError(f"its {name} is {str(value)[:40]!r}")
     return fields
+
+
+def _least(name: str) -> float:
+    return -inf if name == "base_mtime_ns" else 0  # a file may be older than 1970

@@ -23,8 +23,8 @@ from schedulercommon.model import NAME
 from schedulerlocal.adapters.domainmetadata import (
     DomainMetadata,
     document_element,
-    first_document,
     is_mac,
+    metadata_document,
 )
 from schedulerlocal.adapters.xmlform import Form, blank, form_of
 from schedulerlocal.core.cpulist import format_cpulist
@@ -137,7 +137,7 @@ def domain_xml(parts: DomainParts, template: ET.Element | None = None) -> str:
     values = {
         "name": spec.name,
         "uuid": parts.uuid,
-        "metadata": first_document(parts.metadata),
+        "metadata": metadata_document(parts.metadata),
         "memory": str(spec.max_memory_mib),
         "currentMemory": str(spec.memory_mib),
         "vcpus": str(spec.vcpus),

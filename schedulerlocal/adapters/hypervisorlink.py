@@ -53,8 +53,7 @@ _MENDS = {
     Why.WRONG_STATE: "look at what it is doing (/v1/vms/NAME) and try again",
     Why.NOT_POSSIBLE: "let the guest get ready for it, or give this host an emulator that can",
     Why.CHANGED: "try again",
-    Why.AWAY: "start libvirtd again if it ended (systemctl status libvirtd), then look whether it"
-    " was done",
+    Why.AWAY: "start libvirtd again if it has ended (systemctl status libvirtd)",
     Why.OTHER: "look at libvirtd's log (journalctl -u libvirtd)",
 }
 

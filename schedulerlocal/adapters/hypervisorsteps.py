@@ -323,7 +323,7 @@ class DomainSteps:
         except LinkError as problem:
             if problem.why is Why.AWAY:
                 raise
-            _log.info("%s", problem)  # a host without the cpu cgroup
+            _log.info("%s", problem.said)  # a host without the cpu cgroup
         target_mib = min(spec.memory_mib, now.live.max_memory_mib)
         if target_mib != now.live.memory_mib:
             await self._balloon(name, target_mib)
@@ -353,7 +353,7 @@ class DomainSteps:
         except LinkError as problem:
             if problem.why is not Why.NOT_POSSIBLE:
                 raise
-            _log.info("%s", problem)
+            _log.info("%s", problem.said)
 
     def booted(self, name: str) -> None:
         """The VM called *name* has a new emulator."""
@@ -370,7 +370,7 @@ class DomainSteps:
         except LinkError as problem:
             if problem.why is not Why.NOT_POSSIBLE:
                 raise
-            _log.info("%s", problem)
+            _log.info("%s", problem.said)
 
     async def note_wanted(self, known: Known, *, running: bool) -> None:
         """Remember whether the VM is wanted running."""

@@ -1,9 +1,9 @@
 """The journal: one JSON record a line, appended before and after every change.
 
 A record reaches the kernel before its change goes on, so a killed process loses none; only
-cancelled requests and the epoch of who leads, which nothing else remembers, are forced to the disk.
-What was cut off at the end by a crash is ignored. The file is rewritten as one snapshot when it has
-grown long.
+cancelled requests and the epoch of who leads are forced to the disk, so that a lost power supply
+does not lose them either. What was cut off at the end by a crash is ignored. The file is rewritten
+as one snapshot when it has grown long.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from functools import partial
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,12 @@ from schedulercommon.errors import ConfigError, InputError, StoreUnavailable
 from schedulercommon.levels import Level, format_level, parse_level
 from schedulercommon.model import VmSpec
 from schedulercommon.specdocument import read_spec, spec_document, spec_text
+from schedulerlocal.adapters.callthreads import CallThreads
 from schedulerlocal.core.topology import Cpus
 from schedulerlocal.ports import Begun, Remembered
 
 _LONGEST_BYTES = 8 << 20
+_SYNC_S = 30.0
 _KEPT_OUTCOMES = 5_000
 _KEPT_CANCELLED = 50_000
 
@@ -60,6 +63,7 @@ class FileJournal:
         """Held by who waits for the disk, so that many wait for it once."""
         self._bytes = 0
         """Of the file, about."""
+        self._threads = CallThreads("journal", 1)
         self._torn = False
         self._behind = False
         """Whether something is known that could not be appended; a snapshot makes up for it."""
@@ -181,6 +185,7 @@ class FileJournal:
         if self._file is not None:
             self._file.close()
             self._file = None
+        self._threads.close()
         self._lock.close()
 
     def _append(self, record: str) -> None:
@@ -220,7 +225,13 @@ class FileJournal:
         try:
             # meanwhile the file may be rewritten, or closed, and its number be another's
             own = os.dup(self._file.fileno())
-            await asyncio.to_thread(self._sync_and_close, own)
+            syncing = self._threads.submit(partial(self._sync_and_close, own))
+            async with asyncio.timeout(_SYNC_S):
+                await self._threads.outcome(syncing)
+        except TimeoutError:
+            raise StoreUnavailable(
+                f"the journal {self._path} was not on disk within {_SYNC_S:g} s; look at that disk"
+            ) from None
         except OSError as problem:
             # what failed once may be told as done the next time, and is not
             self._behind = True
@@ -301,9 +312,10 @@ class FileJournal:
             raise self._unwritable(problem) from problem
         if self._file is not None:
             self._file.close()
-        self._file, self._torn, self._behind = file, False, False
+        self._file, self._torn, self._behind = file, False, True
         self._bytes = len(line)
         self._sync_directory()
+        self._behind = False
         self._kept_epoch = self._epoch
 
     def _sync_directory(self) -> None:

@@ -35,7 +35,7 @@ class Told:
     active: bool
     live: DomainFacts
     config: DomainFacts
-    """Of its next boot; ``live`` again if it is not active."""
+    """Of its next boot; ``live`` again if it is not active, or was only just made."""
     emulated: bool
     """Whether it runs without KVM."""
 
@@ -79,7 +79,7 @@ class Known:
 
     @kept
     def config(self) -> DomainFacts:
-        """Of its next boot; ``live`` again if it is not active."""
+        """Of its next boot; ``live`` again if it is not active, or was only just made."""
         config = self.told.config
         if config is self.told.live:
             return self.live

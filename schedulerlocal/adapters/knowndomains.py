@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 from schedulercommon.errors import HypervisorError
 from schedulercommon.model import VmState
-from schedulerlocal.adapters.domainfacts import read_domain
+from schedulerlocal.adapters.domainfacts import DomainFacts, read_domain
 from schedulerlocal.adapters.hypervisorlink import DomainText, Heard, Link
 from schedulerlocal.adapters.knowndomain import Known, Moved, Told, moved_to
 from schedulerlocal.core.cpulist import parse_cpulist
@@ -273,8 +273,7 @@ class KnownDomains:
         if before is not None and before[0] == text:
             return before[1]
         try:
-            same_live = before and before[0].live == text.live
-            live = before[1].live if before and same_live else read_domain(text.live)
+            live = self._live_before(text) or read_domain(text.live)
             config = live if text.config == text.live else read_domain(text.config)
         except ValueError as problem:
             self._tell_once(f"{problem}; it is left out of account")
@@ -285,6 +284,11 @@ class KnownDomains:
         told = Told(text.state, text.active, live, config, emulated)
         self._facts[text.name] = (text, told)
         return told
+
+    def _live_before(self, text: DomainText) -> DomainFacts | None:
+        """What was read of the same text; a VM's next boot may have changed all the same."""
+        before = self._facts.get(text.name)
+        return before[1].live if before is not None and before[0].live == text.live else None
 
     def _tell_once(self, sentence: str) -> None:
         if sentence not in self._told:

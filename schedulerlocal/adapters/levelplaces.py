@@ -209,7 +209,7 @@ class LevelPlaces:
         xml = placed_xml(xml, "", cpus or partitions.cpus(level))
         await self._link.define(name, xml)
         await self._link.start(name)
-        self._give_up(name, str(problem))
+        self._give_up(name, problem.said)
 
     async def after_start(self, known: Known, cpus: Cpus = ()) -> None:
         """See that the VM is where its level is; raises HypervisorError.

@@ -115,7 +115,7 @@ class LibvirtLink:
         if isinstance(made, Exception):
             return self._connections.failure(f"VM {name!r} could not be started", lane, made)
         if not made:
-            return LinkError(f"VM {name!r} is gone as soon as it was made; try again", Why.GONE)
+            return LinkError(f"VM {name!r} is gone as soon as it was made", Why.GONE, "try again")
         return made[0]
 
     async def define(self, name: str, xml: str) -> None:

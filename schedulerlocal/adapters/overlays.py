@@ -23,8 +23,11 @@ from schedulercommon.model import NAME
 FileId = tuple[int, int]
 """Device and inode: what a file is, whatever it is called."""
 
+_PARTIAL = ".partial"
+"""What an earlier version put after the name of an overlay that it had not finished."""
 _OVERLAY = re.compile(
-    rf"(?P<vm>{NAME.pattern})@(?P<host>{NAME.pattern})\.[0-9a-f]{{32}}\.qcow2", re.ASCII
+    rf"(?P<vm>{NAME.pattern})@(?P<host>{NAME.pattern})\.[0-9a-f]{{32}}\.qcow2(?:\.partial)?",
+    re.ASCII,
 )
 
 
@@ -142,10 +145,11 @@ def file_at(path: str) -> FileId | None:
 def delete_overlay(path: str, notes: OverlayNotes) -> bool:
     """Delete the overlay at *path*, if it is there, then the note; whether it was."""
     there = False
-    if file_at(path) is not None:  # where nothing can be written, deleting nothing fails too
-        with suppress(FileNotFoundError):
-            os.unlink(path)
-            there = True
+    for file in (path, path + _PARTIAL):
+        if file_at(file) is not None:  # where nothing can be written, deleting nothing fails too
+            with suppress(FileNotFoundError):
+                os.unlink(file)
+                there = True
     notes.erase(path)
     return there
 
@@ -163,7 +167,7 @@ def unused_overlays(
         with suppress(FileNotFoundError), os.scandir(folder) as entries:
             for entry in entries:
                 owner = owner_of(entry.name)
-                if owner is None or entry.path in in_use:
+                if owner is None or entry.path.removesuffix(_PARTIAL) in in_use:
                     continue
                 file = file_at(entry.path)  # none if another host deletes its own meanwhile
                 if file is not None and file not in used:

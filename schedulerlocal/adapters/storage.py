@@ -113,8 +113,8 @@ class Storage:
             disk = Disk(path=image.path, base=None)
             wanted = use = Use(name, (image.file,), image.reads, spec.start)
         else:
-            # what it builds on is looked at where it is made: another turn of a thread costs more
-            # than an overlay made for nothing, and nobody reads through it yet
+            # what it builds on is looked at where it is made: another turn of a thread, each time,
+            # costs more than an overlay made for nothing now and then; nobody reads through it yet
             image, disk, file = await self._make_overlay(spec)
             wanted = Use(name, (), (image.file, *image.reads), spec.start)
             use = replace(wanted, writes=(file,))
@@ -273,8 +273,8 @@ class Storage:
         return image, Disk(path=path, base=base), file
 
     def _make(self, spec: VmSpec, path: str, run: Run) -> tuple[Image, FileId]:
-        run.check()
         image = self._images.check(spec.image)
+        run.check()  # looking at it may have taken longer than anybody waited
         self._begin(spec.name, path)
         create_overlay(self._qemu_img, image.path, image.disk_bytes, path, self._timeout_s, run)
         return image, finish_overlay(path)
