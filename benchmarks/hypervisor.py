@@ -22,10 +22,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks import Figure, Progress
 from benchmarks.hypervisorplace import MEMORY_MIB, THERE, TOPOLOGY, Place
 from benchmarks.processes import ROOT, NotMeasured, apart
+from benchmarks.undisturbed import Probe
+
+if TYPE_CHECKING:
+    from benchmarks.hypervisorcost import Spent
 
 VMS = 60
 CLIENTS, PAIRS_EACH = 4, 150
@@ -44,15 +49,18 @@ def run(progress: Progress) -> list[Figure]:
         raise NotMeasured("qemu-img is not here; install qemu-utils")
     from benchmarks.hypervisorcost import costs
 
-    figures = []
-    for pins in (False, True):
-        with ExitStack() as places:
+    spent: dict[str, Spent] = {}
+    with apart(scheduler=True):  # on one CPU, for which alone the probe speaks
+        probe = Probe()
+        for pins in (False, True):
+            with ExitStack() as places:
 
-            def place(places: ExitStack = places) -> Place:
-                return Place(Path(places.enter_context(tempfile.TemporaryDirectory())))
+                def place(places: ExitStack = places) -> Place:
+                    return Place(Path(places.enter_context(tempfile.TemporaryDirectory())))
 
-            with apart(scheduler=True):  # on one CPU, for which alone the probe speaks
-                figures += asyncio.run(costs(place, progress, pins=pins))
+                spent |= asyncio.run(costs(place, progress, probe, pins=pins))
+    figures = [figure for about, each in spent.items() for figure in each.figures(about)]
+    figures.append(Figure("the work beside undisturbed rounds", probe.most_ns() / 1e6, "ms"))
     with tempfile.TemporaryDirectory() as directory:
         return [*figures, _rate(Place(Path(directory)), progress)]
 

@@ -5,8 +5,11 @@ from one answer to the next counts, but for having that process ask. Taken off i
 calls to libvirt, and starting the same ``qemu-img``, cost without us (see
 :mod:`benchmarks.alone`), measured in turns with it. The VM's level grows and shrinks again, once as
 with cgroup v2, where that is one write (to plain files here), once as without, where all its VMs
-are pinned anew. The bound is for rounds nobody disturbed (:mod:`benchmarks.undisturbed`), and what
-came out with all others is told beside.
+are pinned anew.
+
+All of it stays on one CPU, the client on another. The bound is for rounds nobody disturbed
+(:mod:`benchmarks.undisturbed`): medians of those, less each other. What came out of all rounds is
+told beside, and on how many it rests.
 """
 
 from __future__ import annotations
@@ -44,7 +47,6 @@ from schedulerprocess.collector import calm_collector
 EXTRA = ((1, "1"), (1, "3"), (2, "2"))
 VMS = 200
 ROUNDS, MOST_TURNS = 10, 40
-FIRST_PROBES = 200
 BOUND_MS = 3
 
 _PATIENCE_S = 30.0
@@ -90,6 +92,9 @@ class Spent:
             Figure(f"{about}: all", whole, "ms"),
             Figure(f"{about}: the calls alone", alone, "ms"),
             Figure(f"{about}: our own, disturbed rounds too", own_of_all, "ms"),
+            Figure(
+                f"{about}: rounds undisturbed", len(self.whole.undisturbed), f"of {len(self.whole)}"
+            ),
         ]
 
     @property
@@ -149,11 +154,13 @@ class _Rig:
         return spent[1:]  # caches are warm
 
 
-async def costs(place: Callable[[], Place], progress: Progress, *, pins: bool) -> list[Figure]:
-    """Deploys and removals of some sizes; each *place* is a new one."""
+async def costs(
+    place: Callable[[], Place], progress: Progress, probe: Probe, *, pins: bool
+) -> dict[str, Spent]:
+    """What deploys and removals of some sizes took; each *place* is a new one."""
     tape = Tape()
     calls = {}
-    async with _rig(place(), progress, pins=pins, opener=tape.open) as rig:
+    async with _rig(place(), progress, probe, pins=pins, opener=tape.open) as rig:
         xmls = _xmls(tape)
         for disk in ("overlay", "in-place"):
             for vcpus, level in EXTRA:
@@ -163,10 +170,10 @@ async def costs(place: Callable[[], Place], progress: Progress, *, pins: bool) -
                     deploy = tape.take()
                     await rig.remove()
                     calls[disk, vcpus, level] = deploy, tape.take()
-    figures = []
+    spent: dict[str, Spent] = {}
     here = place()
-    async with _rig(here, progress, pins=pins) as rig:
-        bare = Bare(here.url, xmls, rig.probe)
+    async with _rig(here, progress, probe, pins=pins) as rig:
+        bare = Bare(here.url, xmls, probe)
         for disk in ("overlay", "in-place"):
             for vcpus, level in EXTRA:
                 progress(f"deploying and removing, {disk}, {vcpus} vCPUs at {level}")
@@ -175,10 +182,9 @@ async def costs(place: Callable[[], Place], progress: Progress, *, pins: bool) -
                 if pins:
                     about += f", {_pinned(deploy)} VMs pinned"
                 deploys, removes = await _rounds(rig, bare, (vcpus, level, disk), deploy, remove)
-                figures += deploys.figures(f"a deploy, {about}")
-                figures += removes.figures(f"a removal, {about}")
+                spent |= {f"a deploy, {about}": deploys, f"a removal, {about}": removes}
         bare.close()
-    return figures
+    return spent
 
 
 async def _rounds(
@@ -233,7 +239,12 @@ def _xmls(tape: Tape) -> list[str]:
 
 @asynccontextmanager
 async def _rig(
-    place: Place, progress: Progress, *, pins: bool, opener: Callable[[str], Any] | None = None
+    place: Place,
+    progress: Progress,
+    probe: Probe,
+    *,
+    pins: bool,
+    opener: Callable[[str], Any] | None = None,
 ) -> AsyncIterator[_Rig]:
     names = [f"vm{number}" for number in range(VMS)]
     place.images(["extra", *names])
@@ -242,11 +253,9 @@ async def _rig(
     for number, name in enumerate(names):
         progress(f"filling a host, VM {number} of {VMS}")
         await agent.deploy(_spec(place, name, *THERE[number % len(THERE)]))
+        probe.work()  # now and then, so that what it takes undisturbed is known early
     runner = await serve(create_app(agent, ServiceSettings(name="here")), "127.0.0.1", 0)
     calm_collector()
-    probe = Probe()
-    for _ in range(FIRST_PROBES):
-        probe.work()
     with apart(scheduler=False):
         client = _client(runner.addresses[0][1])
     try:
