@@ -9,7 +9,7 @@ process for all, those that boot guests after the others and those that measure 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -35,7 +35,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     match config.getoption("--part"):
         case "watched" if collection_path.name.startswith(_UNWATCHED):
             return True
-        case "alone" if "pytest.mark.alone" not in collection_path.read_text(encoding="utf-8"):
+        case "alone" if "mark.alone" not in collection_path.read_text(encoding="utf-8"):
             return True
     return None
 
@@ -66,7 +66,7 @@ def _has(item: pytest.Item, mark: str) -> bool:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
     """Have ``--lf`` know what failed in every part: each tells of its own, whoever ends last."""
     cache = getattr(session.config, "cache", None)  # -p no:cacheprovider
     if cache is None or not session.config.getoption("--part"):
