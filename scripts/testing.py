@@ -56,8 +56,10 @@ class Parts:
 
 def main(options: Sequence[str]) -> int:
     parts = Parts()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, parts.interrupt)
+    signal.signal(signal.SIGINT, parts.interrupt)
+    signal.signal(signal.SIGTERM, parts.interrupt)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+        signal.signal(signal.SIGHUP, parts.interrupt)
     if len(os.sched_getaffinity(0)) > 1:
         with tempfile.TemporaryFile() as kept:
             colour = ["--color=yes"] if sys.stdout.isatty() else []
