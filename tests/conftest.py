@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import resource
-import signal
 from collections.abc import Iterator
 
 import pytest
@@ -10,7 +9,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.postgres import Postgres, postgres_server
 
-pytest_plugins = ["tests.parts", "tests.lab.needs", "tests.hypervisorlab"]
+pytest_plugins = ["tests.interruption", "tests.parts", "tests.lab.needs", "tests.hypervisorlab"]
 
 # No deadlines: a noisy machine is no bug. In CI the same examples every time, so that a red run
 # can be repeated; at a desk new ones, and more of them with --hypothesis-profile=thorough.
@@ -22,10 +21,6 @@ settings.register_profile("thorough", _ANY_SPEED, max_examples=2_000)
 _soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 _enough = 8192 if _hard == resource.RLIM_INFINITY else min(8192, _hard)
 resource.setrlimit(resource.RLIMIT_NOFILE, (max(_soft, _enough), _hard))
-
-# Started in the background by a shell, one is deaf to Ctrl-C, and so are all programs one starts.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.load_profile("ci" if os.environ.get("CI") else "desk")
 

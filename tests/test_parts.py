@@ -22,10 +22,11 @@ markers = ["real: ", "alone: ", "no_cover: "]
 """
 CONFTEST = """
 import os, time
+from contextlib import suppress
 from pathlib import Path
 import pytest
 
-pytest_plugins = ["tests.parts"]
+pytest_plugins = ["tests.interruption", "tests.parts"]
 DIARY = Path("diary")
 
 def wait_for(word):
@@ -49,6 +50,9 @@ def tell():
                 wait_for(other)
             if os.environ["MEANWHILE"] == "go on":
                 time.sleep(60)
+        if word in ("watched", "beside") and os.environ["MEANWHILE"] == "be deaf":
+            with suppress(KeyboardInterrupt):
+                time.sleep(60)
     yield tell
     note("cleared")
 """
@@ -67,7 +71,7 @@ class Checkout:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        for name in ("scripts/testing.py", "tests/parts.py"):
+        for name in ("scripts/testing.py", "tests/interruption.py", "tests/parts.py"):
             self._file(name, (ROOT / name).read_text())
         self._file("pyproject.toml", CONFIG)
         self._file("tests/conftest.py", CONFTEST)
@@ -173,3 +177,13 @@ def test_a_signal_ends_both_and_both_clear_up(checkout: Checkout, number: signal
     assert out.count("KeyboardInterrupt") >= 2
     assert checkout.noted.count("cleared") == len(checkout.told)
     assert "alone" not in checkout.told
+
+
+@several_cpus
+def test_a_test_that_swallows_an_interruption_is_the_last(checkout: Checkout) -> None:
+    process = checkout.begin(meanwhile="be deaf")
+    eventually(lambda: {"watched", "beside"} <= set(checkout.told))
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=START_S)
+    assert process.returncode == 130
+    assert sorted(checkout.told) == ["beside", "watched"]
