@@ -51,7 +51,11 @@ demo-replay: runtime  ## replay a recorded host and draw it, into results/demo/
 	@echo "      describe a machine of your own and replay on it"
 
 test: dev  ## run the tests, as root; the decisions' branches must be covered
-	@$(PY) -m pytest -q $(PURE:%=--cov=%) --cov-branch --cov-fail-under=95 $(PYTEST)
+ifeq ($(strip $(PYTEST)),)
+	@$(PY) scripts/testing.py $(PURE:%=--cov=%) --cov-branch --cov-fail-under=95
+else
+	@$(PY) -m pytest -q $(PYTEST)
+endif
 
 test-real: dev  ## run only those that boot guests, on a libvirtd of their own
 	@$(PY) -m pytest -q -m real $(PYTEST)

@@ -58,11 +58,7 @@ def settled(
             yield name, f"is on {' and '.join(hosts)} at once"
         if name not in shown:
             yield name, f"is on host {hosts[0]}, and nobody knows it"
-    undecided = {
-        name
-        for name, vm in shown.items()
-        if vm["status"] in ("unknown", "removing") and vm["host"] in older and name not in where
-    }
+    undecided = _doubted(vms, older) - where.keys()
     for name, vm in shown.items():
         if name not in undecided:
             yield from _shown_right(vm, where.get(name, []))
@@ -80,8 +76,14 @@ def settled(
             yield tale.name, f"was being removed, and is {shown[tale.name]['status']}"
 
 
-def kept(vms: Iterable[Mapping[str, Any]], rows: Mapping[str, Row]) -> Iterator[Finding]:
-    """Whether the store, left in peace, has what was shown."""
+def kept(
+    vms: Iterable[Mapping[str, Any]], rows: Mapping[str, Row], older: Collection[str] = ()
+) -> Iterator[Finding]:
+    """Whether the store, left in peace, has what was shown.
+
+    What was undecided at one of the *older* hosts may be known to be gone by the time it is.
+    """
+    settled_since = _doubted(vms, older) - rows.keys()
     shown = {str(vm["name"]): (vm["status"], vm["host"]) for vm in vms}
     # what is pending when a run ends is unknown to the next, which need not write that down
     written = {
@@ -89,8 +91,16 @@ def kept(vms: Iterable[Mapping[str, Any]], rows: Mapping[str, Row]) -> Iterator[
         for name, row in rows.items()
     }
     for name in sorted(shown.keys() | written.keys()):
-        if shown.get(name) != written.get(name):
+        if shown.get(name) != written.get(name) and name not in settled_since:
             yield name, f"is shown as {shown.get(name)}, and kept as {written.get(name)}"
+
+
+def _doubted(vms: Iterable[Mapping[str, Any]], older: Collection[str]) -> set[str]:
+    return {
+        str(vm["name"])
+        for vm in vms
+        if vm["status"] in ("unknown", "removing") and vm["host"] in older
+    }
 
 
 def _shown_right(vm: Mapping[str, Any], hosts: list[str]) -> Iterator[Finding]:

@@ -210,7 +210,7 @@ class _Rounds:
         if code := await scheduler.end(signal.SIGTERM):
             self._violated(("", f"the global scheduler ended with {code} when told to stop"))
         self._result.undecided = sum(vm["status"] != "placed" for vm in vms)
-        self._violated(*kept(vms, self._cluster.rows()))
+        self._violated(*kept(vms, self._cluster.rows(), self._cluster.light_names))
 
     async def _settled(self) -> tuple[list[dict[str, Any]], list[Finding]]:
         """What is shown in the end, and what is wrong with it."""

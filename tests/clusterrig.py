@@ -4,7 +4,6 @@ a store of its own, or several on one PostgreSQL."""
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -26,6 +25,7 @@ from schedulerglobal.service import poll_timeout_s
 from schedulerprocess.lifetime import ended
 from schedulerweb.guard import read_tokens
 from schedulerweb.server import Runner
+from tests.ports import free_port
 from tests.postgres import Postgres
 from tests.webrig import Answer, Client
 
@@ -280,13 +280,6 @@ async def members(
                 await one.follows(all_of_them[0])
             all_of_them.append(one)
         yield all_of_them
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def empty(postgres: Postgres) -> str:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import resource
-import signal
 from collections.abc import Iterator
 
 import pytest
@@ -10,7 +9,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.postgres import Postgres, postgres_server
 
-pytest_plugins = ["tests.lab.needs", "tests.hypervisorlab"]
+pytest_plugins = ["tests.interruption", "tests.parts", "tests.lab.needs", "tests.hypervisorlab"]
 
 # No deadlines: a noisy machine is no bug. In CI the same examples every time, so that a red run
 # can be repeated; at a desk new ones, and more of them with --hypothesis-profile=thorough.
@@ -23,32 +22,12 @@ _soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 _enough = 8192 if _hard == resource.RLIM_INFINITY else min(8192, _hard)
 resource.setrlimit(resource.RLIMIT_NOFILE, (max(_soft, _enough), _hard))
 
-# Started in the background by a shell, one is deaf to Ctrl-C, and so are all programs one starts.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
 settings.load_profile("ci" if os.environ.get("CI") else "desk")
 
 # Assertions in modules that tests share tell as much as those in tests.
 pytest.register_assert_rewrite(
     "tests.storecontract", "tests.storerounds", "tests.servers", "tests.webrig"
 )
-
-
-_MAKING_USE = ("test_clustersim", "test_replay", "test_concurrency", "test_client")
-
-
-@pytest.hookimpl(tryfirst=True)  # before -m selects
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that boot guests come last, when the others have told what they know. Where decisions
-    are only made use of, and in great number, their branches are not watched: that would double
-    the time, and a branch taken by the way is not one that was tested."""
-    for item in items:
-        if {"lab", "shared_lab"} & set(getattr(item, "fixturenames", ())):
-            item.add_marker("real")
-        if item.path.name.startswith(_MAKING_USE):
-            item.add_marker("no_cover")
-    items.sort(key=lambda item: item.get_closest_marker("real") is not None)
 
 
 @pytest.fixture(scope="session")

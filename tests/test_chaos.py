@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
+import pytest
+
 from benchmarks.chaosplan import Fault, Plan, mixed, only
 from benchmarks.chaosrounds import chaos
 from tests.postgres import postgres_server
@@ -31,6 +33,7 @@ ROUNDS = tuple(
 )
 
 
+@pytest.mark.alone
 def test_everything_befalls_a_cluster(tmp_path: Path) -> None:
     plan = Plan(SEED, ROUNDS, globals_=2, hosts=2, lease_s=LEASE_S, answer_s=ANSWER_S)
     with postgres_server(fsync=True) as postgres:

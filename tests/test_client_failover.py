@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import pytest
 from schedulerclient.client import Client
 from schedulerclient.faults import Unreachable
 from tests.clientrig import WEB1, run
+from tests.ports import free_port
 from tests.postgres import Postgres
 from tests.servers import IMAGE, Service, eventually, global_service, local_hosts, urls
 
@@ -111,10 +111,3 @@ def test_a_real_leader_that_stops_answering_is_outlasted(real: Real) -> None:
     # and through one that follows: it knows who leads
     assert Client(leader.url, timeout_s=30.0).deploy(WEB1).created
     assert real.there() == ["web1"]
-
-
-def free_port() -> int:
-    """One that others can be told before it is listened on."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-        return port

@@ -268,6 +268,7 @@ async def test_verbs_on_a_hung_host_leave_the_others_alone(tmp_path: Path) -> No
         assert {(await reboot).status for reboot in reboots} == {200, AWAY[0]}
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("removed", [True, False], ids=["just freed", "as ever"])
 async def test_a_hung_host_delays_no_refusal(tmp_path: Path, removed: bool) -> None:
     full, hung = FakeHost("a"), FakeHost("b")

@@ -22,7 +22,10 @@ from tests.servers import eventually
 
 CPUS = tuple(sorted(os.sched_getaffinity(0)))
 WINDOW_S = 1.5
-pytestmark = pytest.mark.skipif(len(CPUS) < 2, reason="the others would have no CPU")
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.skipif(len(CPUS) < 2, reason="the others would have no CPU"),
+]
 
 
 @dataclass(frozen=True, slots=True)

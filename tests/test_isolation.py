@@ -34,6 +34,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 _CGROUPS = Path("/sys/fs/cgroup")
 
 pytestmark = [
+    pytest.mark.alone,
     pytest.mark.skipif(len(CPUS) < 2, reason="a level each wants two CPUs"),
     pytest.mark.timeout(240),
 ]

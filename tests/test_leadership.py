@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import asyncpg
+import pytest
 
 from tests.clusterrig import (
     BRIEF,
@@ -49,6 +50,7 @@ async def test_one_of_three_leads_and_the_others_know(postgres: Postgres) -> Non
         assert len(hosts[0].vms) + len(hosts[1].vms) == 12
 
 
+@pytest.mark.alone
 async def test_an_orderly_end_hands_over_at_once(postgres: Postgres) -> None:
     url = await empty(postgres)
     host = FakeHost("a")
@@ -70,6 +72,7 @@ async def test_an_orderly_end_hands_over_at_once(postgres: Postgres) -> None:
         assert sorted(host.vms) == ["one", "two"]
 
 
+@pytest.mark.alone
 async def test_what_is_under_way_is_finished_before_the_lead_is_given_up(
     postgres: Postgres,
 ) -> None:
@@ -116,6 +119,7 @@ async def leader_and_other(
         yield leader, other
 
 
+@pytest.mark.alone
 async def test_another_takes_over_from_a_leader_that_is_cut_off(postgres: Postgres) -> None:
     url = await empty(postgres)
     host = FakeHost("a")

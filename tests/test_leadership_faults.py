@@ -38,6 +38,7 @@ def own_postgres() -> Iterator[Postgres]:
         yield server
 
 
+@pytest.mark.alone
 async def test_a_database_that_is_stopped(own_postgres: Postgres) -> None:
     url = await empty(own_postgres)
     host = FakeHost("a")
@@ -69,6 +70,7 @@ async def nobody_leads(*those: Member) -> bool:
     return not any(each.office.held for each in those)
 
 
+@pytest.mark.alone
 async def test_a_database_that_answers_nobody(own_postgres: Postgres) -> None:
     url = await empty(own_postgres)
     host = FakeHost("a")

@@ -72,6 +72,7 @@ async def test_one_leads_until_its_lease_runs_out(url: str) -> None:
         assert {each.key for each in (await one.news(None)).promises} == {"a", "c"}
 
 
+@pytest.mark.alone
 async def test_who_gives_up_is_succeeded_at_once(url: str) -> None:
     async with stores(url) as (one, other):
         assert (await one.campaign(ONE, LEASE_S)).mine
@@ -131,6 +132,7 @@ async def test_nobody_is_told_what_became_of_a_write_of_a_former_term(url: str) 
         await store.write(PutPromise(promise("a", Status.REMOVING)))
 
 
+@pytest.mark.alone
 async def test_a_write_that_is_not_answered_may_have_been_taken(url: str) -> None:
     async with wire(url) as (line, over), stores(over, 1) as (store,):
         assert (await store.campaign(ONE, LEASE_S)).mine
@@ -151,6 +153,7 @@ async def test_a_write_that_is_not_answered_may_have_been_taken(url: str) -> Non
         await store.write(PutPromise(promise("c")))
 
 
+@pytest.mark.alone
 async def test_a_new_term_does_not_wait_for_a_write_of_the_last(url: str) -> None:
     async with stores(url, 1) as (store,), wire(url) as (line, over):
         slow = PostgresStore(over, "test", patience_s=20.0)
@@ -172,6 +175,7 @@ async def test_a_new_term_does_not_wait_for_a_write_of_the_last(url: str) -> Non
         await slow.close()
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("held", [False, True], ids=["broken", "held"])
 async def test_a_wire_that_fails_is_not_waited_for(url: str, held: bool) -> None:
     async with wire(url) as (line, over), stores(over, 1) as (store,):

@@ -36,6 +36,7 @@ def host_file(tmp_path: Path) -> HostFile:
 # --- start ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 def test_it_answers_soon_after_its_start(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:

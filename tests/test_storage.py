@@ -260,6 +260,7 @@ async def test_looking_at_a_base_does_not_change_it(rig: Rig) -> None:
 # --- cost -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 async def test_a_deploy_in_place_costs_little_beside_two_hundred_vms(rig: Rig) -> None:
     found = []
     for number in range(200):
