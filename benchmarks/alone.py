@@ -1,7 +1,8 @@
 """What libvirt and ``qemu-img`` cost by themselves: a request's calls, made again from bare code.
 
-Calls to libvirt are taken down as the real adapter makes them, and then made once more, one after
-another in one thread, on a connection that has the same VMs and tells of events nobody listens to.
+Calls to libvirt are taken down as the real adapter makes them, and then made once more in turns
+with it, one after another in one thread, on a connection that has the same VMs and tells of events
+nobody listens to.
 ``qemu-img`` is started in the cheapest way there is in the middle of a request that needs none:
 what that request costs more is the start, and the caches it leaves cold.
 
@@ -91,11 +92,11 @@ class _Recorded:
 class Bare:
     """A connection of its own, with the domains of *xmls* running."""
 
-    def __init__(self, uri: str, xmls: Iterable[str], probe: Probe) -> None:
+    def __init__(self, uri: str, xmls: Iterable[str], probe: Probe, clock: Laps) -> None:
         self._probe = probe
+        self._clock = clock
         self._connection = libvirt.open(uri)
         self._domains: dict[str, Any] = {}
-        self._clock = Laps()
         for xml in xmls:
             domain = self._connection.defineXML(xml)
             domain.create()
@@ -106,7 +107,7 @@ class Bare:
 
     def cost(self, calls: Sequence[Call]) -> Round:
         """Milliseconds of CPU since the last one, for making *calls*."""
-        before_ns = self._probe.spent_ns[-1]
+        before = self._probe.last
         for call in calls:
             target = self._domains[call.domain] if call.domain else self._connection
             try:
@@ -115,8 +116,8 @@ class Bare:
                 continue  # as it did then
             if call.gives:
                 self._domains[call.gives] = result
-        after_ns = self._probe.work()
-        return Round(self._clock.lap_ms() - after_ns / 1e6, (before_ns, after_ns))
+        after = self._probe.work()
+        return Round(self._clock.lap_ms() - after[1] / 1e6, (before, after))
 
     def close(self) -> None:
         self._domains.clear()

@@ -32,7 +32,7 @@ from benchmarks import Figure, Progress
 from benchmarks.alone import Bare, BareStart, Call, Laps, Tape, overlay_command
 from benchmarks.hypervisorplace import MEMORY_MIB, THERE, TOPOLOGY, Place
 from benchmarks.processes import apart
-from benchmarks.undisturbed import LEAST, Probe, Round, Rounds
+from benchmarks.undisturbed import LEAST, Mark, Probe, Round, Rounds
 from schedulercommon.levels import parse_level
 from schedulercommon.model import VmSpec
 from schedulerlocal.adapters.api import create_app, serve
@@ -123,7 +123,7 @@ class _Rig:
 
     async def ask(self, method: str, path: str, body: str = "") -> Round:
         """Milliseconds of CPU since the one before was answered, less what asking takes."""
-        before_ns = self.probe.spent_ns[-1]
+        before = self.probe.last
         begun_ns = time.thread_time_ns()
         answered = asyncio.get_running_loop().create_future()
         assert self.client.stdin is not None
@@ -137,21 +137,15 @@ class _Rig:
         asyncio.get_running_loop().remove_reader(answers)
         if os.read(answers, 1) != b".":
             raise RuntimeError("the client was refused; its complaint is above")
-        after_ns = self.probe.work()
+        after = self.probe.work()
         asking_ns += time.thread_time_ns() - begun_ns
-        return Round(self.clock.lap_ms() - asking_ns / 1e6, (before_ns, after_ns))
+        return Round(self.clock.lap_ms() - asking_ns / 1e6, (before, after))
 
     async def deploy(self, vcpus: int, level: str, disk: str) -> Round:
         return await self.ask("POST", "/v1/vms", _body(self.place, vcpus, level, disk))
 
     async def remove(self) -> Round:
         return await self.ask("DELETE", "/v1/vms/extra")
-
-    async def pairs(self, size: Size) -> list[tuple[Round, Round]]:
-        """Deploys and removals, one after the other."""
-        await asyncio.sleep(_QUIET_S)
-        spent = [(await self.deploy(*size), await self.remove()) for _ in range(1 + ROUNDS)]
-        return spent[1:]  # caches are warm
 
 
 async def costs(
@@ -173,7 +167,7 @@ async def costs(
     spent: dict[str, Spent] = {}
     here = place()
     async with _rig(here, progress, probe, pins=pins) as rig:
-        bare = Bare(here.url, xmls, probe)
+        bare = Bare(here.url, xmls, probe, rig.clock)
         for disk in ("overlay", "in-place"):
             for vcpus, level in EXTRA:
                 progress(f"deploying and removing, {disk}, {vcpus} vCPUs at {level}")
@@ -191,23 +185,41 @@ async def _rounds(
     rig: _Rig, bare: Bare, size: Size, deploy: Sequence[Call], remove: Sequence[Call]
 ) -> tuple[Spent, Spent]:
     deploys, removes = Spent(rig.probe), Spent(rig.probe)
+    same = _Same(rig.probe, bare, deploy, remove)
     for _ in range(MOST_TURNS):
-        made, removed = zip(*await rig.pairs(size), strict=True)
-        deploys.whole.extend(made)
-        removes.whole.extend(removed)
-        if size[2] == "overlay":
-            await _start(rig, size, deploys)
         await asyncio.sleep(_QUIET_S)
-        alone = [(bare.cost(deploy), bare.cost(remove)) for _ in range(1 + ROUNDS)]
-        made, removed = zip(*alone[1:], strict=True)
-        deploys.calls.extend(made)
-        removes.calls.extend(removed)
+        for number in range(1 + ROUNDS):
+            # at once, so that the calls alone find caches, and a machine, as those of ours do
+            made, removed = await rig.deploy(*size), await rig.remove()
+            bare_made, bare_removed, beside = same.calls()
+            if number:  # caches are warm
+                deploys.whole.append(made, beside)
+                removes.whole.append(removed, beside)
+                deploys.calls.append(bare_made, beside)
+                removes.calls.append(bare_removed, beside)
+        if size[2] == "overlay":
+            await _start(rig, size, deploys, same)
         if deploys.is_enough and removes.is_enough:
             break
     return deploys, removes
 
 
-async def _start(rig: _Rig, size: Size, spent: Spent) -> None:
+@dataclass(frozen=True, slots=True)
+class _Same:
+    """The calls of a deploy and of a removal alone: they too are work that is always the same."""
+
+    probe: Probe
+    bare: Bare
+    deploy: Sequence[Call]
+    remove: Sequence[Call]
+
+    def calls(self) -> tuple[Round, Round, Mark]:
+        made, removed = self.bare.cost(self.deploy), self.bare.cost(self.remove)
+        kind = f"{len(self.deploy)} calls"
+        return made, removed, self.probe.note(kind, made.measured + removed.measured)
+
+
+async def _start(rig: _Rig, size: Size, spent: Spent, same: _Same) -> None:
     """Start ``qemu-img`` beside requests that need none, but are otherwise alike."""
     vcpus, level, _ = size
     image, overlay = rig.place.image("extra"), rig.place.directory / "bare.qcow2"
@@ -217,8 +229,9 @@ async def _start(rig: _Rig, size: Size, spent: Spent) -> None:
             rig.storage.command = started
             made = await rig.deploy(vcpus, level, "in-place")
             await rig.remove()
+            *_, beside = same.calls()
             if number:
-                rounds.extend([made])
+                rounds.append(made, beside)
     rig.storage.command = []
 
 

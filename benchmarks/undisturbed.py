@@ -1,18 +1,16 @@
 """Which rounds of a measurement nobody disturbed.
 
-Where a core's other half, or the machine, is shared with others, the same work takes up to twice
-the CPU time, for milliseconds or for minutes, and nothing here shows it as load. So work that is
-always the same is timed right before and right after each round, and a round counts as undisturbed
-if that took about as long as it ever does. What the round itself took has no part in it.
+Where cores and caches are shared with others, the same work takes up to twice the CPU time, for
+milliseconds or for minutes, and nothing here shows it as load. So work that is always the same is
+timed beside each round, and a round counts as undisturbed if all of that took about as long as it
+ever did. What the round itself took has no part in it.
 
-That work is whole numbers added up: it tells of a core that is shared or taken away, little of
-caches that are. Somebody who is there from beginning to end is not noticed.
+Somebody who is there from beginning to end is not noticed.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -25,40 +23,54 @@ _LOOPS = 2_500  # some 0.1 ms
 _FASTEST_PART = 0.02
 _AS_FAST = 1.2
 
+ADDING = "adding"
+
+Mark = tuple[str, float]
+"""Which work, and how long it took."""
+
 
 class Probe:
-    """Work that is always the same. It speaks for one CPU: what is measured is to stay on that.
+    """Work that is always the same, of some kinds. It speaks for one CPU: what is measured is to
+    stay on that.
 
-    What all rounds are held to is known once all are done.
+    What rounds are held to is known once all are done.
     """
 
     def __init__(self) -> None:
-        self.spent_ns: list[int] = []
-        """Each time it was done, in order; there is always a last one."""
+        self._took: dict[str, list[float]] = {}
+        self.last: Mark = ADDING, 0.0
+        """The last time that :meth:`work` was done."""
         for _ in range(_WARM_UP):
             self.work()
 
-    def work(self) -> int:
-        """Nanoseconds of CPU it took."""
+    def work(self) -> Mark:
+        """Add up whole numbers; nanoseconds of CPU. It tells of a core that is shared or slowed
+        down, little of caches that are."""
         begun_ns, total = time.thread_time_ns(), 0
         for number in range(_LOOPS):
             total += number * number
-        self.spent_ns.append(time.thread_time_ns() - begun_ns)
-        return self.spent_ns[-1]
+        self.last = self.note(ADDING, time.thread_time_ns() - begun_ns)
+        return self.last
 
-    def most_ns(self) -> float:
-        """What it takes at most where nobody is in the way, as far as was seen by now."""
-        fastest = sorted(self.spent_ns)[int(len(self.spent_ns) * _FASTEST_PART)]
-        return fastest * _AS_FAST
+    def note(self, kind: str, took: float) -> Mark:
+        """Other work that is always the same was done."""
+        self._took.setdefault(kind, []).append(took)
+        return kind, took
+
+    def limits(self) -> dict[str, float]:
+        """What each kind takes at most where nobody is in the way, as far as was seen by now."""
+        limits = {}
+        for kind, took in self._took.items():
+            limits[kind] = sorted(took)[int(len(took) * _FASTEST_PART)] * _AS_FAST
+        return limits
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What was measured, and what the probe took beside it."""
+    """What was measured, and the work beside it."""
 
     measured: float
-    beside_ns: tuple[int, int]
-    """Before and after."""
+    beside: tuple[Mark, ...]
 
 
 class Rounds:
@@ -71,13 +83,17 @@ class Rounds:
     def __len__(self) -> int:
         return len(self._rounds)
 
-    def extend(self, rounds: Sequence[Round]) -> None:
-        self._rounds.extend(rounds)
+    def append(self, one: Round, *beside: Mark) -> None:
+        self._rounds.append(Round(one.measured, (*one.beside, *beside)))
 
     @property
     def undisturbed(self) -> list[float]:
-        most_ns = self._probe.most_ns()
-        return [each.measured for each in self._rounds if max(each.beside_ns) <= most_ns]
+        limits = self._probe.limits()
+        return [
+            each.measured
+            for each in self._rounds
+            if all(took <= limits[kind] for kind, took in each.beside)
+        ]
 
     def median(self) -> float:
         """Of the undisturbed ones; of all where next to none are."""

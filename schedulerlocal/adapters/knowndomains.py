@@ -153,8 +153,11 @@ class KnownDomains:
             yield
         finally:
             for name in names:
-                known, place = self._known.get(name), self._places.get(name)
-                if known is not None and known.wanted is not place and known.wanted != place:
+                known = self._known.get(name)
+                if known is None or known.wanted is cpus:
+                    continue
+                place = self._places.get(name)
+                if known.wanted != place:
                     self._known[name] = Known(known.told, place, known.moved)
                     self.version += 1
 
@@ -163,14 +166,15 @@ class KnownDomains:
         names = tuple(names)
         self._outdo_reading(names)
         self.version += 1
+        there, places = self._known, self._places
         for name in names:
-            known = self._known.get(name)
+            known = there.get(name)
             if known is None:
                 continue
             moved = to
             if to.emulator is None and known.moved is not None:
                 moved = moved_to(to.cpus, known.moved.emulator)
-            self._known[name] = Known(known.told, self._places.get(name), moved)
+            there[name] = Known(known.told, places.get(name), moved)
 
     # --- what happens by itself -------------------------------------------------------------------
 
