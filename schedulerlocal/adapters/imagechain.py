@@ -75,7 +75,7 @@ class ImageReader:
 
         It and what it builds on may also be in the folders *beside*.
         """
-        folders = (*self._image_dirs, *map(Path, beside))
+        folders: tuple[Path | str, ...] = (*self._image_dirs, *beside)
         mend = "put back what was there, or remove the VM and deploy it again"
         try:
             self._walk(disk, folders, f"its disk {shown(disk)}", (mend, mend))
@@ -84,7 +84,7 @@ class ImageReader:
         return None
 
     def _walk(
-        self, path: str, folders: Sequence[Path], whose: str, mends: tuple[str, str]
+        self, path: str, folders: Sequence[Path | str], whose: str, mends: tuple[str, str]
     ) -> tuple[list[FileId], _Found]:
         """The files of the chain that begins at *path*, and what its first one is.
 
@@ -149,14 +149,14 @@ class ImageReader:
                 f" {_LONGEST_BASE_BYTES} bytes; move it"
             )
 
-    def _raw_end(self, path: str, folders: Sequence[Path], whose: str, mend: str) -> FileId:
+    def _raw_end(self, path: str, folders: Sequence[Path | str], whose: str, mend: str) -> FileId:
         try:
             _, facts, _ = self._look(path, folders, raw=True)
         except (OSError, ValueError) as problem:
             raise BadRequest(f"{whose} {_sentence(problem)}; {mend}") from problem
         return facts.st_dev, facts.st_ino
 
-    def _look(self, path: str, folders: Sequence[Path] | None, *, raw: bool) -> _Found:
+    def _look(self, path: str, folders: Sequence[Path | str] | None, *, raw: bool) -> _Found:
         """Where the file at *path* really is, its facts and its header (empty if it is *raw*).
 
         Nothing is read of a file outside *folders*, nor of one that is no regular file. Raises
@@ -188,14 +188,14 @@ class ImageReader:
             return real, facts, header
 
 
-def _is_in(real: str, folders: Sequence[Path]) -> bool:
+def _is_in(real: str, folders: Sequence[Path | str]) -> bool:
     """Whether *real*, where a file really is, is under one of *folders*.
 
     An administrator may well link these themselves elsewhere, which is looked at only if need be.
     """
     if is_inside(real, folders):
         return True
-    return is_inside(real, [Path(os.path.realpath(folder)) for folder in folders])
+    return is_inside(real, [os.path.realpath(folder) for folder in folders])
 
 
 @contextmanager

@@ -22,7 +22,7 @@ def check_image_path(image: str, image_dirs: Sequence[Path]) -> None:
         raise BadRequest(f"the image (qcow2) {wrong}; give the path of a file under {folders}")
 
 
-def is_inside(path: str, folders: Sequence[Path]) -> bool:
+def is_inside(path: str, folders: Sequence[Path | str]) -> bool:
     """Whether *path*, which has neither links nor ``..`` in it, is under one of *folders*."""
     return any(path.startswith(str(folder).rstrip("/") + "/") for folder in folders)
 

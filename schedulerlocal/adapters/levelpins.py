@@ -46,8 +46,9 @@ class VcpuPins:
                     wish = _wishes(known, to)
                     if kind:
                         alike[kind] = wish
-                wishes[name] = wish
-                before.append(known)
+                if wish:
+                    wishes[name] = wish
+                    before.append(known)
             if known.wanted is not cpus:
                 strays.append(name)
         if not wishes and not strays:
@@ -62,9 +63,8 @@ class VcpuPins:
                 raise
 
     async def _pin(self, wishes: Mapping[str, Sequence[PinWish]], to: Moved) -> None:
-        wanted = {name: each for name, each in wishes.items() if each}
-        if wanted:
-            await self._link.pin(wanted, lambda names: self._known.pinned(names, to))
+        if wishes:
+            await self._link.pin(wishes, lambda names: self._known.pinned(names, to))
 
     async def _put_back(self, known: Known) -> None:
         """Where it was as far as we know; what cannot be put back is for the repair pass."""
@@ -73,7 +73,8 @@ class VcpuPins:
         if now is not None and cpus:
             self._known.pinning(known.name, cpus)
             to = moved_to(cpus, known.live.emulator_cpus or None)
-            await self._pin({known.name: _wishes(now, to)}, to)
+            if wish := _wishes(now, to):
+                await self._pin({known.name: wish}, to)
 
 
 _Kind = tuple[int, tuple[bool, int, int]]
