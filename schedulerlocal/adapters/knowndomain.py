@@ -28,7 +28,7 @@ def moved_to(cpus: Cpus, emulator: Cpus | None) -> Moved:
     return Moved(cpus, emulator)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Told:
     """A domain as libvirt last told of it."""
 
@@ -40,18 +40,26 @@ class Told:
     emulated: bool
     """Whether it runs without KVM."""
 
-    @kept
-    def sizes(self) -> tuple[bool, int, int]:
-        """What, of two VMs at one place, is alike if the same is to be pinned of them."""
-        return self.active, self.live.max_vcpus, self.config.max_vcpus
+
+Sizes = tuple[bool, int, int]
+"""What, of two VMs at one place, is alike if the same is to be pinned of them: whether they are
+active, and their most vCPUs, now and at their next boot."""
+
+
+@lru_cache(maxsize=4096)
+def _same(sizes: Sizes) -> Sizes:
+    """One object for all that are equal."""
+    return sizes
 
 
 class _Known(NamedTuple):
     told: Told
-    wanted: Cpus | None = None
+    wanted: Cpus | None
     """Where our last step put its vCPUs; None if none did since we started."""
-    moved: Moved | None = None
+    moved: Moved | None
     """Set if it was pinned since libvirt told of it."""
+    sizes: Sizes
+    """Kept here, so that moving a level need not look at what libvirt told of each of its VMs."""
 
 
 class Known(_Known):
@@ -60,6 +68,16 @@ class Known(_Known):
     A tuple, since all VMs of a level are moved at once, and each of them is a new one then: a
     frozen dataclass takes twice as long to make.
     """
+
+    @classmethod
+    def first(cls, told: Told, wanted: Cpus | None) -> Known:
+        """Of what libvirt told just now."""
+        sizes = told.active, told.live.max_vcpus, told.config.max_vcpus
+        return cls(told, wanted, None, _same(sizes))
+
+    def at(self, wanted: Cpus | None, moved: Moved | None) -> Known:
+        """The same somewhere else."""
+        return Known(self.told, wanted, moved, self.sizes)
 
     @property
     def name(self) -> str:

@@ -158,7 +158,7 @@ class KnownDomains:
                     continue
                 place = self._places.get(name)
                 if known.wanted != place:
-                    self._known[name] = Known(known.told, place, known.moved)
+                    self._known[name] = known.at(place, known.moved)
                     self.version += 1
 
     def pinned(self, names: Iterable[str], to: Moved) -> None:
@@ -174,7 +174,7 @@ class KnownDomains:
             moved = to
             if to.emulator is None and known.moved is not None:
                 moved = moved_to(to.cpus, known.moved.emulator)
-            there[name] = Known(known.told, places.get(name), moved)
+            there[name] = known.at(places.get(name), moved)
 
     # --- what happens by itself -------------------------------------------------------------------
 
@@ -269,7 +269,8 @@ class KnownDomains:
 
     def _take(self, text: DomainText) -> None:
         told = self._understood(text)
-        self._put(text.name, Known(told, self._places.get(text.name)) if told else None)
+        place = self._places.get(text.name)
+        self._put(text.name, None if told is None else Known.first(told, place))
 
     def _understood(self, text: DomainText) -> Told | None:
         """What *text* says; texts that were read before cost nothing."""

@@ -9,7 +9,7 @@ from schedulercommon.errors import HypervisorError
 from schedulercommon.levels import PREMIUM
 from schedulerlocal.adapters.domainfacts import same
 from schedulerlocal.adapters.hypervisorlink import Link, PinWish
-from schedulerlocal.adapters.knowndomain import Known, Moved, moved_to
+from schedulerlocal.adapters.knowndomain import Known, Moved, Sizes, moved_to
 from schedulerlocal.adapters.knowndomains import KnownDomains
 from schedulerlocal.core.steps import Pin
 from schedulerlocal.core.topology import Cpus
@@ -32,25 +32,26 @@ class VcpuPins:
         cpus = same(step.after)
         to = moved_to(cpus, None if step.level == PREMIUM and self._host_cpus else cpus)
         wishes: dict[str, Sequence[PinWish]] = {}
-        alike: dict[_Kind, Sequence[PinWish]] = {}
+        place: Moved | None = None
+        alike: dict[Sizes, Sequence[PinWish]] = {}
+        """What VMs of some sizes at *place* wish: VMs of a level are mostly at one place."""
         before, strays = [], []
         for name in step.vms:  # a level has many, so each is looked at but once
             known = there.get(name)
             if known is None:
                 raise HypervisorError(f"VM {name!r} cannot be pinned: it is gone; try again")
-            place = known.place
-            if place is not to:
-                kind = None if place is None else (id(place), known.told.sizes)
-                wish = alike.get(kind) if kind else None
-                if wish is None:
-                    wish = _wishes(known, to)
-                    if kind:
-                        alike[kind] = wish
-                if wish:
-                    wishes[name] = wish
-                    before.append(known)
             if known.wanted is not cpus:
                 strays.append(name)
+            if (now := known.place) is to:
+                continue
+            if now is not place or now is None:
+                place, alike = now, {}
+            wish = alike.get(known.sizes)
+            if wish is None:
+                wish = alike[known.sizes] = _wishes(known, to)
+            if wish:
+                wishes[name] = wish
+                before.append(known)
         if not wishes and not strays:
             return
         with self._known.working_on(wishes), self._known.placing(strays, cpus):
@@ -75,10 +76,6 @@ class VcpuPins:
             to = moved_to(cpus, known.live.emulator_cpus or None)
             if wish := _wishes(now, to):
                 await self._pin({known.name: wish}, to)
-
-
-_Kind = tuple[int, tuple[bool, int, int]]
-"""Which VMs that are at one place wish the same: by that place and their sizes."""
 
 
 def _wishes(known: Known, to: Moved) -> list[PinWish]:
