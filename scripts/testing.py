@@ -20,14 +20,15 @@ from types import FrameType
 from typing import IO
 
 ROOT = Path(__file__).resolve().parent.parent
-FAILED, INTERRUPTED = 1, 130
+FAILED = 1
 
 
 class Parts:
     """Those that were begun; whoever interrupts us interrupts each of them once."""
 
     def __init__(self) -> None:
-        self.interrupted = False
+        self.interrupted = 0
+        """The signal that did it."""
         self._begun: dict[str, subprocess.Popen[bytes]] = {}
 
     def begin(self, part: str, *options: str, output: IO[bytes] | None = None) -> None:
@@ -42,8 +43,8 @@ class Parts:
         if self.interrupted:  # as it began
             process.send_signal(signal.SIGINT)
 
-    def interrupt(self, _number: int, _frame: FrameType | None) -> None:
-        self.interrupted = True
+    def interrupt(self, number: int, _frame: FrameType | None) -> None:
+        self.interrupted = number
         for process in self._begun.values():
             process.send_signal(signal.SIGINT)  # nothing is sent to who has ended
 
@@ -83,7 +84,8 @@ def main(options: Sequence[str]) -> int:
         parts.begin("alone")
     passed = parts.passed()
     if parts.interrupted:
-        return INTERRUPTED
+        say(f"interrupted by {signal.Signals(parts.interrupted).name}")
+        return 128 + parts.interrupted
     return 0 if passed else FAILED
 
 

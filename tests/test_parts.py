@@ -173,7 +173,8 @@ def test_a_signal_ends_both_and_both_clear_up(checkout: Checkout, number: signal
     eventually(lambda: {"watched", "guests"} <= set(checkout.told))
     process.send_signal(number)
     out = process.communicate(timeout=START_S)[0]
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
+    assert out.endswith(f"--- interrupted by {number.name}\n")
     assert out.count("KeyboardInterrupt") >= 2
     assert checkout.noted.count("cleared") == len(checkout.told)
     assert "alone" not in checkout.told
