@@ -17,7 +17,8 @@ import asyncpg
 from benchmarks.chaosplan import Plan
 from benchmarks.chaosproxy import HostProxy, StreamProxy
 from benchmarks.crashclient import Answer, CutOff, Request, ask
-from benchmarks.crashcluster import CALL_TIMEOUT_S, DELAY_S, Row, Running, TypedHost, free_port
+from benchmarks.crashcluster import CALL_TIMEOUT_S, DELAY_S, Row, Running, TypedHost
+from benchmarks.ports import free_port
 from benchmarks.processes import NotMeasured
 from tests.postgres import Postgres
 

@@ -20,8 +20,8 @@ from statistics import median
 from typing import Any
 
 from benchmarks import Figure, Progress
-from benchmarks.crashcluster import free_port
 from benchmarks.load import Answered, Asked, Job, deploy, percentile, run_load, steady
+from benchmarks.ports import free_port
 from benchmarks.processes import (
     PATIENCE_S,
     GlobalScheduler,

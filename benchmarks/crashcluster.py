@@ -12,11 +12,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import random
 import re
 import shutil
 import signal
-import socket
 import sqlite3
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,27 +22,16 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.ports import free_port
 from benchmarks.processes import ROOT, LightLocals, NotMeasured
 
 TOPOLOGY = ROOT / "debug" / "topology_i7-1185G7.json"
 PATIENCE_S = 60.0
-PORTS = range(12_000, 30_000)
 DELAY_S = "0.25"
 CALL_TIMEOUT_S = "0.7"
 """Less than a host is stopped for, so that outcomes become unknown without anybody's death."""
 
 _SETTINGS = ("SCL_", "SCG_", "TOPO_", "OVSB_", "QEMU_")
-
-
-def free_port() -> int:
-    while True:
-        port = random.choice(PORTS)
-        with closing(socket.socket()) as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
 
 
 class Running:

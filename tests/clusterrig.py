@@ -12,6 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
+from benchmarks.ports import free_port
 from schedulerglobal.adapters.api import SHUTDOWN_S, create_app, serve
 from schedulerglobal.adapters.forwarding import Forwarder
 from schedulerglobal.adapters.hostclient import HttpHosts
@@ -25,7 +26,6 @@ from schedulerglobal.service import poll_timeout_s
 from schedulerprocess.lifetime import ended
 from schedulerweb.guard import read_tokens
 from schedulerweb.server import Runner
-from tests.ports import free_port
 from tests.postgres import Postgres
 from tests.webrig import Answer, Client
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import asyncpg
 
-from tests.ports import free_port
+from benchmarks.ports import free_port
 
 INSTALLED = Path("/usr/lib/postgresql")
 UNPRIVILEGED = "postgres"

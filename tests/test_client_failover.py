@@ -11,10 +11,10 @@ from threading import Thread
 
 import pytest
 
+from benchmarks.ports import free_port
 from schedulerclient.client import Client
 from schedulerclient.faults import Unreachable
 from tests.clientrig import WEB1, run
-from tests.ports import free_port
 from tests.postgres import Postgres
 from tests.servers import IMAGE, Service, eventually, global_service, local_hosts, urls
 

@@ -7,7 +7,7 @@ import socket
 from contextlib import closing
 
 PORTS = range(12_000, 30_000)
-"""Outside those that the system hands out: to other tests, and to every outgoing connection."""
+"""Outside those that the system hands out: to others, and to every outgoing connection."""
 
 _ANY = random.SystemRandom()  # tests seed the common one, in several processes alike
 
