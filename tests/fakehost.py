@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from itertools import count
@@ -156,21 +157,32 @@ class FakeHost:
         app.router.add_delete("/v1/requests/{id}", self._cancel)
         self._runner = web.AppRunner(app, shutdown_timeout=0.01, access_log=None)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port if port is None else port)
-        await site.start()
-        self.port = self._runner.addresses[0][1]
+        there = "127.0.0.1", self.port if port is None else port
+        self._listener = socket.create_server(there)
+        self._listener.setblocking(False)
+        await web.SockSite(self._runner, self._listener).start()
+        self.port = self._listener.getsockname()[1]
 
     async def go(self) -> None:
         """Refuse connections from now on."""
         if self._runner is not None:
             runner, self._runner = self._runner, None
+            await self._accept_no_more()
             await runner.cleanup()
 
     async def stop_listening(self) -> None:
         """The same, but for connections there are; :meth:`go` must follow."""
         assert self._runner is not None
+        await self._accept_no_more()
         for site in list(self._runner.sites):
             await site.stop()
+
+    async def _accept_no_more(self) -> None:
+        """A connection accepted just now is lost, unclosed, if its server closes first (asyncio up
+        to Python 3.11): so it gets a turn."""
+        if self._listener.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            await asyncio.sleep(0)
 
     @web.middleware
     async def _meet(self, request: web.Request, handler: Handler) -> web.StreamResponse:
