@@ -32,7 +32,7 @@ from benchmarks import Figure, Progress
 from benchmarks.alone import Bare, BareStart, Call, Laps, Tape, overlay_command
 from benchmarks.hypervisorplace import MEMORY_MIB, THERE, TOPOLOGY, Place
 from benchmarks.processes import apart
-from benchmarks.undisturbed import LEAST, Mark, Probe, Round, Rounds
+from benchmarks.undisturbed import ENOUGH, LEAST, Mark, Probe, Round, Rounds
 from schedulercommon.levels import parse_level
 from schedulercommon.model import VmSpec
 from schedulerlocal.adapters.api import create_app, serve
@@ -85,7 +85,9 @@ class Spent:
         """With ``qemu-img`` started for nothing, and without it."""
 
     def figures(self, about: str) -> list[Figure]:
-        own, whole, alone = self._parts(Rounds.median)
+        # where next to none were undisturbed, all parts are of all rounds
+        told = Rounds.median if self._has(LEAST) else Rounds.median_of_all
+        own, whole, alone = self._parts(told)
         own_of_all, *_ = self._parts(Rounds.median_of_all)
         return [
             Figure(f"{about}: our own", own, "ms", BOUND_MS),
@@ -99,8 +101,11 @@ class Spent:
 
     @property
     def is_enough(self) -> bool:
+        return self._has(ENOUGH)
+
+    def _has(self, undisturbed: int) -> bool:
         parts = self.whole, self.calls, self.starting, self.not_starting
-        return all(len(each.undisturbed) >= LEAST for each in parts if len(each))
+        return all(len(each.undisturbed) >= undisturbed for each in parts if len(each))
 
     def _parts(self, median: Callable[[Rounds], float]) -> tuple[float, float, float]:
         """Our own, all, and the calls alone."""

@@ -14,10 +14,9 @@ import time
 from dataclasses import dataclass
 from statistics import median
 
-LEAST = 20
-"""Undisturbed rounds a figure should rest on."""
+ENOUGH, LEAST = 20, 5
+"""Undisturbed rounds a figure should rest on, and must."""
 
-_ENOUGH = 5
 _WARM_UP = 200
 _LOOPS = 2_500  # some 0.1 ms
 _FASTEST_PART = 0.02
@@ -96,9 +95,8 @@ class Rounds:
         ]
 
     def median(self) -> float:
-        """Of the undisturbed ones; of all where next to none are."""
-        undisturbed = self.undisturbed
-        return median(undisturbed) if len(undisturbed) >= _ENOUGH else self.median_of_all()
+        """Of the undisturbed ones."""
+        return median(self.undisturbed)
 
     def median_of_all(self) -> float:
         return median([each.measured for each in self._rounds])
