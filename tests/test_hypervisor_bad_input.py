@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -121,10 +122,16 @@ def test_a_start_that_libvirt_refuses_says_where_to_look(target: Target) -> None
     driver.ok(target.define("new"), 201)
     log = Path(console_log(driver.host.directory / "journal" / "console", "new"))
     log.mkdir()  # which QEMU cannot write to
-    told = target.refused(FAILED, lambda: driver.do("new", "start"))
+    before = ET.tostring(target.config("new"))
+    answer = driver.do("new", "start")
+    log.rmdir()
+    assert refusal(answer) == FAILED
+    told = answer.json["reason"]
     assert told.startswith("VM 'new' could not be started: libvirt says ")
     assert told.endswith("; look at libvirtd's log (journalctl -u libvirtd)")
-    log.rmdir()
+    # a pass may have seen it begin
+    eventually(lambda: driver.service.get("/v1/vms/new")["state"] == "down")
+    assert ET.tostring(target.config("new")) == before
     driver.removed("new")
 
 
