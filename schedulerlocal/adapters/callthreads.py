@@ -148,20 +148,18 @@ class Batch(Generic[W, L]):
 
     def work(self, means: L) -> None:
         """What one thread does."""
-        todo, call, done = self._todo, self._call, self._done
-        left, awaited = self.left, self._awaited
         while self.failure is None:
             try:
-                name, wish = todo.popleft()
+                name, wish = self._todo.popleft()
             except IndexError:
                 return
             try:
-                call(name, wish, means)
-                done.append(name)
+                self._call(name, wish, means)
+                self._done.append(name)
             except Exception as problem:  # noqa: BLE001 (whoever waits gets it)
                 self.failure = name, means, problem
-            left.discard(name)
-            if name in awaited:
+            self.left.discard(name)
+            if name in self._awaited:
                 self._loop.call_soon_threadsafe(self._tell, name)
 
     def stop(self) -> None:
